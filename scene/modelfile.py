@@ -1,0 +1,118 @@
+"""The model file: weights and everything needed to use them, in one safetensors file. No pickle: opening one runs no code.
+
+Weights are stored by name, as safetensors has it. The rest is one metadata entry, "scene", holding sorted JSON: the format's
+number, the card (mode, classes, architecture, how photos are prepared) and a SHA-256 over card and weights. Nothing in it
+depends on the day or the machine: the same model is the same bytes.
+
+Next: predict.py
+"""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from scene.models import MODES
+from scene.nn.arrays import as_numpy
+
+FORMAT = 1
+CARD = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror": bool}
+FIT = "stretch"             # the one way photo.decode fits a photo to the square
+
+
+class ModelFileError(ValueError):
+    """A file that is no model of ours, or a damaged one: says what is wrong with it."""
+
+
+def save(path, network, card):
+    """Writes a network and its card to path. The file appears whole or not at all."""
+    arrays = {name: np.ascontiguousarray(as_numpy(array)) for name, array in network.arrays().items()}
+    scene = {"format": FORMAT, "card": card, "sha256": digest(card, arrays)}
+    with open(f"{path}.part", "wb") as file:
+        file.write(safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
+    os.replace(f"{path}.part", path)
+
+
+def load(data):
+    """The bytes of a model file -> (network on NumPy arrays, card). Raises ModelFileError."""
+    scene = read_scene(data)
+    card = scene["card"]
+    network = build(card)
+    arrays = read_arrays(data, network)
+    if scene["sha256"] != digest(card, arrays):
+        raise ModelFileError("its contents do not match its SHA-256: the file was damaged or changed")
+    network.place(np.empty(network.size, np.float32), np.empty(network.state_size, np.float32))
+    for name, view in network.arrays().items():
+        view[...] = arrays[name]
+    return network, card
+
+
+def read_scene(data):
+    """Our metadata entry: format, card and SHA-256, checked for their types."""
+    header = read_json(data[8:8 + int.from_bytes(data[:8], "little")], "header")
+    entry = header.get("__metadata__", {})
+    if not isinstance(entry, dict) or not isinstance(entry.get("scene"), str):
+        raise ModelFileError("it is a safetensors file, but not one of Scene's")
+    scene = read_json(entry["scene"], "metadata")
+    if scene.get("format") != FORMAT:
+        raise ModelFileError(f"its format is number {scene.get('format')}; this version of Scene reads number {FORMAT}")
+    card = scene.get("card")
+    if not isinstance(card, dict) or {key: type(value) for key, value in card.items()} != CARD:
+        raise ModelFileError("its card is incomplete")
+    return scene
+
+
+def read_json(text, what):
+    """A JSON object; every name may stand in it only once."""
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ModelFileError(f"its {what} names something twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError("it is not a model file") from error
+    if not isinstance(value, dict):
+        raise ModelFileError("it is not a model file")
+    return value
+
+
+def build(card):
+    """The network a card describes, still without memory for its weights."""
+    classes = card["classes"]
+    if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(c, str) for c in classes):
+        raise ModelFileError("its list of classes is damaged")
+    if card["mode"] not in MODES or card["fit"] != FIT:
+        raise ModelFileError(f"it needs a network of kind {card['mode']} on photos made to fit by {card['fit']}; "
+                             "this version of Scene has no such thing")
+    try:
+        return MODES[card["mode"]](len(classes), **card["architecture"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelFileError("its architecture is damaged") from error
+
+
+def read_arrays(data, network):
+    """The weights by name, which must be just those of the network."""
+    try:
+        found = dict(safetensors.deserialize(data))
+    except safetensors.SafetensorError as error:
+        raise ModelFileError("its weights are damaged") from error
+    shapes = {slot.name: slot.declared.shape for slot in network.parameter_slots + network.statistic_slots}
+    if {name: (tuple(a["shape"]), a["dtype"]) for name, a in found.items()} != {n: (s, "F32") for n, s in shapes.items()}:
+        raise ModelFileError("its weights are not those that its architecture asks for")
+    return {name: np.frombuffer(a["data"], "<f4").reshape(a["shape"]) for name, a in found.items()}
+
+
+def digest(card, arrays):
+    """SHA-256, in hex, over the card and every array's name, shape and numbers."""
+    sha = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
+    for name in sorted(arrays):
+        sha.update(f"{name} {arrays[name].shape} ".encode())
+        sha.update(arrays[name].astype("<f4").tobytes())
+    return sha.hexdigest()

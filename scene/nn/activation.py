@@ -1,0 +1,24 @@
+"""The bend between two linear layers; without it two of them would be no more than one.
+
+Next: loss.py
+"""
+
+from scene.nn.arrays import library
+from scene.nn.layer import Layer
+
+
+class ReLU(Layer):
+    """Rectified linear unit: y = max(x, 0), element by element; x and y of any shape.
+
+    Given dy:   dx = dy where y > 0, else 0   (at x = 0, where there is a corner, 0, as torch.nn has it)
+    Source: Nair, Hinton, Rectified Linear Units (2010).
+    """
+
+    def forward(self, x, training=False):
+        y = library(x).clip(x, 0, None)
+        if training:
+            self.y = y
+        return y
+
+    def backward(self, dy):
+        return dy * (self.y > 0)

@@ -1,0 +1,97 @@
+"""The convolution: one small linear layer, applied to every patch of an image.
+
+A patch of k x k pixels with C channels is a row of k·k·C numbers. Lay the patches of a batch one below the other, and the
+convolution is the matrix product of linear.py (im2col). Images are (N, H, W, C), so its result is an image again as it stands.
+
+Next: pool.py
+"""
+
+from scene.nn.arrays import empty, library, zeros
+from scene.nn.layer import Layer, Parameter
+
+PATCH_NUMBERS = 1 << 18     # patches laid out at once, 1 MB of float32: what stays in a core's cache need not go to memory
+
+
+class Conv2d(Layer):
+    """Convolution: yₙₕᵥₒ = bₒ + Σᵢⱼ꜀ wₒᵢⱼ꜀ · xₙ,ₛₕ₊ᵢ₋ₚ,ₛᵥ₊ⱼ₋ₚ,꜀, with x = 0 outside the image.
+
+    x: (N, H, W, C), y: (N, H', W', O), H' = (H + 2·padding - kernel) // stride + 1, W' alike.   w: (O, k, k, C), b: (O,).
+    Given dy, with the patches as rows of P: (N·H'·W', k·k·C) and W, dY as matrices:
+        Y = P Wᵀ + b    dP = dY W    dW = dYᵀ P    db = Σ dY    and dx adds up each pixel's places in dP
+    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §9.1; Chellapilla et al., High Performance CNNs (2006), for im2col.
+    """
+
+    def __init__(self, inputs, outputs, kernel, stride=1, padding=0, bias=True):
+        self.inputs, self.outputs, self.kernel, self.stride, self.padding = inputs, outputs, kernel, stride, padding
+        fan_in = kernel * kernel * inputs
+        self.parameters = {"w": Parameter((outputs, kernel, kernel, inputs), std=(2 / fan_in) ** 0.5, decay=True)}
+        if bias:
+            self.parameters["b"] = Parameter((outputs,))
+
+    def forward(self, x, training=False):
+        self.expect(x, None, None, None, self.inputs)
+        if training:
+            self.x = x
+        n, h, w, _ = x.shape
+        y = empty((n, *self.output_size(h, w), self.outputs), x)
+        matrix = self.w.reshape(self.outputs, -1).T             # (O, k, k, C) -> (k·k·C, O)
+        for part in self.parts(y):
+            patches = self.patches(x[part])
+            library(x).matmul(patches, matrix, out=y[part].reshape(-1, self.outputs))
+        if "b" in self.parameters:
+            y += self.b
+        return y
+
+    def backward(self, dy):
+        xp = library(dy)
+        dx = empty(self.x.shape, dy) if self.needs_dx else None
+        matrix = self.w.reshape(self.outputs, -1)               # (O, k, k, C) -> (O, k·k·C)
+        dw = self.dw.reshape(self.outputs, -1).zero_()
+        for part in self.parts(dy):
+            rows = dy[part].reshape(-1, self.outputs)           # (n, H', W', O) -> (n·H'·W', O)
+            dw.addmm_(rows.T, self.patches(self.x[part]))       # (O, k·k·C) += (O, n·H'·W') @ (n·H'·W', k·k·C)
+            if dx is not None:
+                dx[part] = self.gather(rows @ matrix, dx[part].shape)
+        if "b" in self.parameters:
+            xp.sum(dy, (0, 1, 2), out=self.db)
+        return dx
+
+    def output_size(self, h, w):
+        k, s, p = self.kernel, self.stride, self.padding
+        if min(h, w) + 2 * p < k:
+            raise ValueError(f"Conv2d with a kernel of {k} and padding {p} cannot work on an image of {h}x{w}")
+        return (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
+
+    def parts(self, y):
+        """The batch in slices of a few images, as many as PATCH_NUMBERS allows."""
+        n, h, w, _ = y.shape
+        step = max(1, PATCH_NUMBERS // (h * w * self.kernel ** 2 * self.inputs))
+        return [slice(i, i + step) for i in range(0, n, step)]
+
+    def places(self, h, w):
+        """For each position (i, j) in the kernel, the pixels of the padded image that it meets: two strided slices."""
+        s, (rows, columns) = self.stride, self.output_size(h, w)
+        for i in range(self.kernel):
+            for j in range(self.kernel):
+                yield i, j, slice(i, i + s * rows, s), slice(j, j + s * columns, s)
+
+    def patches(self, x):
+        """Every patch as a row: (n, H, W, C) -> (n·H'·W', k·k·C).   One strided copy for each position in the kernel."""
+        (n, h, w, c), k, p = x.shape, self.kernel, self.padding
+        if p:
+            padded = zeros((n, h + 2 * p, w + 2 * p, c), x)
+            padded[:, p:p + h, p:p + w] = x
+            x = padded
+        patches = empty((n, *self.output_size(h, w), k, k, c), x)
+        for i, j, rows, columns in self.places(h, w):
+            patches[:, :, :, i, j] = x[:, rows, columns]
+        return patches.reshape(-1, k * k * c)
+
+    def gather(self, dpatches, shape):
+        """The transpose of `patches`: each pixel's gradient is the sum over its places: (n·H'·W', k·k·C) -> (n, H, W, C)."""
+        (n, h, w, c), k, p = shape, self.kernel, self.padding
+        dpatches = dpatches.reshape(n, *self.output_size(h, w), k, k, c)
+        padded = zeros((n, h + 2 * p, w + 2 * p, c), dpatches)
+        for i, j, rows, columns in self.places(h, w):
+            padded[:, rows, columns] += dpatches[:, :, :, i, j]
+        return padded[:, p:p + h, p:p + w]

@@ -1,0 +1,62 @@
+"""Smaller images: the largest value of each window, or the mean of everything.
+
+Next: norm.py
+"""
+
+from scene.nn.arrays import library, zeros
+from scene.nn.layer import Layer
+
+
+class MaxPool2d(Layer):
+    """The largest value of each window, channel by channel: yₙₕᵥ꜀ = max over i, j < kernel of xₙ,ₛₕ₊ᵢ,ₛᵥ₊ⱼ,꜀.
+
+    x: (N, H, W, C), y: (N, H', W', C), H' = (H - kernel) // stride + 1, W' alike; stride = kernel unless given.
+    Given dy, dx is dy where the maximum came from, the first place in reading order if several tie, as torch.nn has it; else 0.
+    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §9.3.
+    """
+
+    def __init__(self, kernel, stride=None):
+        self.kernel, self.stride = kernel, stride or kernel
+
+    def forward(self, x, training=False):
+        y = None
+        for place in self.places(x):
+            y = x[place] if y is None else library(x).maximum(y, x[place])
+        if training:
+            self.x, self.y = x, y
+        return y
+
+    def backward(self, dy):
+        dx = zeros(self.x.shape, dy)
+        for place in self.places(self.x):
+            here = self.x[place] == self.y
+            dx[place] += dy * here
+            dy = dy * ~here                         # given away: later ties get nothing
+        return dx
+
+    def places(self, x):
+        """For each position in the window, the pixels of x that it meets: (all images, strided rows, strided columns)."""
+        k, s = self.kernel, self.stride
+        self.expect(x, None, None, None, None)
+        h, w = x.shape[1:3]
+        if min(h, w) < k:
+            raise ValueError(f"MaxPool2d with a kernel of {k} cannot work on an image of {h}x{w}")
+        rows, columns = (h - k) // s + 1, (w - k) // s + 1
+        return [(slice(None), slice(i, i + s * rows, s), slice(j, j + s * columns, s)) for i in range(k) for j in range(k)]
+
+
+class GlobalAveragePool(Layer):
+    """The mean over all pixels: yₙ꜀ = 1/(H·W) Σₕᵥ xₙₕᵥ꜀.   x: (N, H, W, C), y: (N, C).   dx = dy / (H·W), at every pixel.
+
+    Behind it no weight depends on the image size. Source: Lin, Chen, Yan, Network in Network (2013), §3.2.
+    """
+
+    def forward(self, x, training=False):
+        self.expect(x, None, None, None, None)
+        if training:
+            self.shape = x.shape
+        return library(x).mean(x, (1, 2))           # (N, H, W, C) -> (N, C)
+
+    def backward(self, dy):
+        _, h, w, _ = self.shape
+        return (dy / (h * w))[:, None, None].expand(self.shape)     # (N, C) -> (N, H, W, C)

@@ -1,0 +1,206 @@
+"""Photo bytes -> pixels: the one decoder, for training, testing, the command line and the endpoint.
+
+Photos come from years of cameras and, at the endpoint, from strangers. So whatever the bytes are, `decode` either
+returns the whole photo or raises `PhotoError` with one sentence to show, and it spends no memory on pixels before it
+knows how many there are.
+
+Next: folder.py
+"""
+
+import os
+import stat
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+# Pillow warns of what it can live with (odd EXIF, odd animations); what we cannot live with is a PhotoError.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held, 1 to 8
+TURN = {  # what sets a photo upright again; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,  # Pillow counts anticlockwise: this is a quarter turn clockwise
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PhotoError(ValueError):
+    """One sentence, without a path: why these bytes are no photo that we can use."""
+
+
+class PhotoTooLarge(PhotoError):
+    """A photo over the limit of bytes or pixels."""
+
+
+class Limits(NamedTuple):
+    """What `decode` accepts. JPEG includes MPO, what many phones call a JPEG."""
+
+    formats: tuple[str, ...]
+    max_bytes: int
+    max_pixels: int
+
+
+# One's own photos. Phones take up to 50 million pixels; Pillow needs 4 bytes for each, on every core.
+LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
+# Photos from the network. Lambda takes requests of 6 MB; 25 million pixels need 100 MB.
+REMOTE = Limits(("JPEG", "PNG"), max_bytes=6_000_000, max_pixels=25_000_000)
+
+
+def read(path, limits=LOCAL):
+    """The bytes of the file at `path`.
+
+    Raises `PhotoError` if it cannot be read or is no regular file (a pipe could keep us waiting for ever), and
+    `PhotoTooLarge`, before reading, if it is over the limit.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoError("not a regular file")
+        _check_bytes(status.st_size, limits)
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise PhotoError(f"cannot be read: {error.strerror}") from error
+
+
+def decode(data, size, limits=LOCAL):
+    """Photo bytes -> pixels, (size, size, 3) uint8, RGB.
+
+    The whole photo is stretched to the square. A scene is its whole layout, and a crop would cut off the sky or the
+    shore; training sees random crops of many shapes, so the network is used to some stretching.
+
+    - EXIF orientation is applied. Where EXIF is broken, the photo stays as it is.
+    - Grey, black and white, palette: their RGB colours. CMYK, YCCK: Pillow's plain formula, without colour profiles.
+    - Transparency: over white. 16 bits a channel: the high byte. Animations and MPO: the first picture.
+
+    Raises `PhotoError` if the bytes are not one whole photo, `PhotoTooLarge` if it is over the limits.
+    """
+    _check_bytes(len(data), limits)
+    name = _format(data, limits.formats)
+    file, start = BytesIO(data), 0
+    try:
+        image = _open(file, name)
+        start = file.tell()
+        if image.width * image.height > limits.max_pixels:
+            most = f"at most {limits.max_pixels / 1e6:g} million are accepted"
+            raise PhotoTooLarge(f"{image.width}x{image.height} pixels; {most}: shrink it first")
+        _check_whole(data, name, start)
+        return np.array(_upright(_square(image, size), image))
+    except (PhotoError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds
+        _check_whole(data, name, start)
+        raise PhotoError(f"damaged: the {name} cannot be decoded") from error
+
+
+def _check_bytes(count, limits):
+    if count > limits.max_bytes:
+        most = f"at most {limits.max_bytes / 1e6:g} MB are accepted"
+        raise PhotoTooLarge(f"{count / 1e6:.1f} MB; {most}: shrink it first")
+
+
+def _format(data, accepted):
+    """JPEG, PNG or WebP, by the first bytes: the file's name may lie."""
+    if not data:
+        raise PhotoError("the file is empty")
+    name, other = None, ""
+    if data.startswith(b"\xff\xd8\xff"):
+        name = "JPEG"
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        name = "PNG"
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        name = "WebP"
+    elif data.lstrip().startswith(b"<"):
+        other = " but a web page"
+    elif data[4:8] == b"ftyp":
+        other = " but HEIC, AVIF or a video: export it as JPEG"
+    if name not in accepted:
+        raise PhotoError(f"not a {', '.join(accepted[:-1])} or {accepted[-1]} photo{other}")
+    return name
+
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self):
+        """Pillow asks EXIF for the resolution, and broken EXIF can then cost a good photo. We need no resolution."""
+
+
+def _open(file, name):
+    """The picture, only its header read. By class, not by `Image.open`: no other decoder of Pillow's can be reached."""
+    if name == "WebP":
+        from PIL.WebPImagePlugin import WebPImageFile  # the endpoint never needs it
+
+        return WebPImageFile(file)
+    return {"JPEG": _Jpeg, "PNG": PngImageFile}[name](file)
+
+
+def _check_whole(data, name, start):
+    """Raise `PhotoError` if the end of the file is missing or a checksum is wrong. The picture starts at `start`.
+
+    Decoders let much pass: half a JPEG in a file that a copy filled up with zeros becomes a photo half grey.
+    """
+    if name == "JPEG":
+        whole = data.find(b"\xff\xd9", start) >= 0  # the marker of the end, never part of a picture
+    elif name == "WebP":
+        whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
+    else:
+        whole = _check_chunks(data)
+    if not whole:
+        raise PhotoError(f"truncated: the end of the {name} is missing")
+
+
+def _check_chunks(data):
+    """Whether a PNG is there up to its last chunk; raises `PhotoError` if a chunk belies its checksum.
+
+    A chunk is the length of its content (4 bytes), its kind (4), its content, and the CRC-32 of kind and content (4).
+    """
+    start, kind = 8, b""
+    while kind != b"IEND":
+        if start + 12 > len(data):
+            return False
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 8 + length
+        if end + 4 > len(data):
+            return False
+        if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise PhotoError("damaged: a checksum in the PNG is wrong")
+        start = end + 4
+    return True
+
+
+def _square(image, size):
+    """Decoded, made RGB and resized.
+
+    libjpeg shrinks to 1/2, 1/4 or 1/8 while it decodes, which is fast; not below the square. Pillow does the rest, with
+    a bicubic kernel that grows as the picture shrinks, so that there is no moiré.
+    """
+    drafted = image.draft(None, (size, size))  # None if not a JPEG
+    box = drafted and drafted[1]  # 203 pixels are 25.375 after libjpeg: the last of its 26 is partly padding
+    if image.mode.startswith("I"):  # 16-bit grey
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+    if mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image
+
+
+def _upright(square, image):
+    """Turn the square as the EXIF of its photo asks: cheaper than to turn the photo."""
+    try:
+        turn = TURN.get(image.getexif().get(ORIENTATION))
+    except Exception:  # broken EXIF: the pixels are fine
+        return square
+    return square if turn is None else square.transpose(turn)

@@ -1,0 +1,54 @@
+"""From a photo to its scene: the only place that predicts.
+
+    python -m scene.predict PHOTO... --model model_CNN
+
+The test at the end of training, this command and the AWS Lambda handler all ask the same Classifier, so the accuracy that
+training prints is the accuracy of what is deployed. Nothing here imports torch.
+
+Next: main.py
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+from scene import modelfile, photo
+from scene.nn.arrays import adopt, as_numpy, flip
+from scene.nn.loss import softmax
+
+BATCH = 128         # photos predicted at once
+
+
+class Classifier:
+    """A network with its card. Works on NumPy arrays or torch tensors, whichever holds the network's weights."""
+
+    def __init__(self, network, card):
+        self.network, self.card, self.classes = network, card, card["classes"]
+
+    @classmethod
+    def open(cls, path):
+        """The classifier in a model file, on NumPy. Raises ModelFileError or OSError."""
+        with open(path, "rb") as file:
+            return cls(*modelfile.load(file.read()))
+
+    def probabilities(self, pixels):
+        """The probability of each class for decoded photos: uint8 (N, H, W, 3) -> float32 (N, K), both NumPy.
+
+        The scores of the photo and of its mirror image are averaged: a scene is the same seen in a mirror.
+        """
+        rows = []
+        for i in range(0, len(pixels), BATCH):
+            x = adopt(pixels[i:i + BATCH], self.network.params)
+            z = self.network.forward(x)
+            if self.card["mirror"]:
+                z = (z + self.network.forward(flip(x, 2))) / 2
+            rows.append(as_numpy(softmax(z)))
+        return np.concatenate(rows)
+
+    def classify(self, data, limits=photo.LOCAL):
+        """The bytes of a photo -> {class: probability}, the likeliest first. Raises PhotoError."""
+        pixels = photo.decode(data, self.network.image_size, limits)
+        p = self.probabilities(pixels[None])[0]         # (H, W, 3) -> (1, H, W, 3) -> (1, K) -> (K,)
+        return {self.classes[k]: float(p[k]) for k in np.argsort(-p, kind="stable")}

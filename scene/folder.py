@@ -188,12 +188,9 @@ def load(listings, classes, size):
             return f"{printable(paths[i])}: {error}."
         return None
 
-    pool = ThreadPoolExecutor(_cores())  # threads: Pillow lets go of Python's lock while it decodes and resizes
-    try:
+    with ThreadPoolExecutor(_cores()) as pool:  # threads: Pillow lets go of Python's lock while it decodes and resizes
         outcomes = tqdm(pool.map(decode, range(len(paths))), "photos", len(paths), leave=False, disable=None)
         problems = [problem for problem in outcomes if problem]
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for thousands of photos
     if problems:
         raise DataError(problems)
 

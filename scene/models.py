@@ -10,6 +10,7 @@ from scene.nn.layer import Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
+from scene.nn.winograd import WinogradConv2d
 from scene.nn.pool import GlobalAveragePool, MaxPool2d
 
 
@@ -26,26 +27,26 @@ class FCNN(Network):
         super().__init__(*layers, Linear(inputs, classes))
 
 
-def down(inputs, outputs):
-    return [Conv2d(inputs, outputs, 3, padding=1, bias=False), MaxPool2d(2), BatchNorm(outputs), ReLU()]
+def smaller(inputs, outputs):
+    return [Conv2d(inputs, outputs, 2, stride=2, bias=False), BatchNorm(outputs), ReLU()]
 
 
 def residual(c):
-    body = Sequential(Conv2d(c, c, 3, padding=1, bias=False), BatchNorm(c), ReLU(), Conv2d(c, c, 3, padding=1, bias=False), BatchNorm(c))
+    body = Sequential(WinogradConv2d(c, c, bias=False), BatchNorm(c), ReLU(), WinogradConv2d(c, c, bias=False), BatchNorm(c))
     return [Residual(body), ReLU()]
 
 
 class CNN(Network):
     mode = "CNN"
 
-    def __init__(self, classes, image_size=64, widths=(32, 64, 128)):
+    def __init__(self, classes, image_size=64, widths=(32, 64, 128), depths=(1, 2)):
         self.image_size = image_size
-        a, b, c = widths
-        super().__init__(
-            Normalize(),
-            Conv2d(3, a, 4, stride=2, padding=1, bias=False), BatchNorm(a), ReLU(),
-            Conv2d(a, b, 3, stride=2, padding=1, bias=False), BatchNorm(b), ReLU(), *residual(b), *down(b, c), *residual(c),
-            GlobalAveragePool(), Linear(c, classes))
+        layers = [Normalize(), Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False), BatchNorm(widths[0]), ReLU()]
+        for a, b, d in zip(widths, widths[1:], depths):
+            layers += smaller(a, b)
+            for _ in range(d):
+                layers += residual(b)
+        super().__init__(*layers, GlobalAveragePool(), Linear(widths[-1], classes))
 
 
 MODES = {"FCNN": FCNN, "CNN": CNN}

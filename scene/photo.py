@@ -166,7 +166,7 @@ def _check_chunks(data):
     """
     start, kind = 8, b""
     while kind != b"IEND":
-        if start + 12 > len(data):
+        if start + 8 > len(data):
             return False
         length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 8 + length

@@ -1,6 +1,6 @@
 """The loop: forward, loss, backward, step, until the photos have been seen often enough.
 
-Next: metrics.py
+Next: parallel.py
 """
 
 import sys
@@ -12,8 +12,10 @@ from tqdm import tqdm
 from scene.augment import augment
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.optim import SGD, one_cycle
+from scene.parallel import Team
 
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
+SHARD = 32          # photos that one core works on at a time
 
 
 @dataclass(frozen=True)
@@ -31,37 +33,58 @@ class Settings:
     decay: float = 5e-4
 
 
-def train(network, pixels, labels, settings, generator):
-    """Trains a network in place.
-
-    pixels: uint8 (N, H, W, 3), labels: (N,) torch tensors on the generator's device.
-    """
-    network.start(generator)
+def train(network, pixels, labels, settings):
+    """Trains a network in place, from the start.   pixels: uint8 (N, H, W, 3), labels: int64 (N,)."""
+    torch.set_num_threads(1)                        # a process for each core is faster than threads within each operation
+    generator = torch.Generator().manual_seed(settings.seed)
+    network.start(generator, settings.device)
     network.layers[0].fit(pixels)
     loss = LOSSES[settings.loss]()
-    optimizer = SGD(network, settings.momentum, settings.decay)
-    batches = count_batches(len(labels), settings.batch_size)
-    terminal = sys.stderr.isatty()
-    done = 0
-    for epoch in range(settings.epochs):
-        order = torch.randperm(len(labels), generator=generator, device=generator.device)
-        bar = tqdm(total=len(labels), unit="photo", desc=f"epoch {epoch + 1}/{settings.epochs}", disable=not terminal)
-        total = right = seen = 0
-        for batch in order.tensor_split(batches):
-            x = augment(pixels[batch], generator)
-            logits = network.forward(x, training=True)
-            total += loss.forward(logits, labels[batch]).item() * len(batch)
-            network.backward(loss.backward())
-            optimizer.step(settings.learning_rate * one_cycle(done / (settings.epochs * batches)))
-            done += 1
-            seen += len(batch)
-            right += (logits.argmax(1) == labels[batch]).sum().item()
-            bar.update(len(batch))
-        bar.close()
-        if not terminal:
-            print(f"epoch {epoch + 1}/{settings.epochs}  loss {total / seen:.3f}  training accuracy {right / seen:.1%}", flush=True)
+
+    def learn(batch, generator):
+        x = augment(pixels[batch], generator)
+        logits = network.forward(x, training=True)
+        value = loss.forward(logits, labels[batch])
+        network.backward(loss.backward())
+        return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
+
+    batches = parts(len(labels), settings.batch_size)
+    shards = parts(len(labels) // batches, SHARD)
+    steps, done = settings.epochs * batches, 0
+    with Team(network, learn, shards) as team:
+        optimizer = SGD(network, settings.momentum, settings.decay)
+        for epoch in range(settings.epochs):
+            order = torch.randperm(len(labels), generator=generator)
+            progress = Progress(epoch, settings.epochs, len(labels))
+            for batch in order.tensor_split(batches):
+                progress.add(len(batch), *team.step(batch, torch.randint(1 << 62, (shards,), generator=generator)))
+                optimizer.step(settings.learning_rate * one_cycle(done / steps))
+                done += 1
+            progress.close()
 
 
-def count_batches(photos, batch_size):
-    """How many batches of almost equal size to cut the photos into: each has at least 2, for BatchNorm, and none is dropped."""
-    return max(1, min(round(photos / batch_size), photos // 2))
+def parts(photos, size):
+    """Into how many almost equal parts of about this size to cut so many photos: each gets at least 2, for BatchNorm."""
+    return max(1, min(round(photos / size), photos // 2))
+
+
+class Progress:
+    """An epoch's progress: a bar on a terminal, otherwise a line when it is over."""
+
+    def __init__(self, epoch, epochs, photos):
+        self.name = f"epoch {epoch + 1}/{epochs}"
+        self.bar = tqdm(total=photos, unit="photo", desc=self.name, disable=not sys.stderr.isatty())
+        self.photos = self.loss = self.right = 0
+
+    def add(self, photos, loss, right):
+        self.photos, self.loss, self.right = self.photos + photos, self.loss + loss, self.right + right
+        self.bar.set_postfix_str(self.figures(), refresh=False)
+        self.bar.update(photos)
+
+    def figures(self):
+        return f"loss {self.loss / self.photos:.3f}, training accuracy {self.right / self.photos:.1%}"
+
+    def close(self):
+        self.bar.close()
+        if self.bar.disable:
+            print(f"{self.name}: {self.figures()}", flush=True)

@@ -21,4 +21,4 @@ class ReLU(Layer):
         return y
 
     def backward(self, dy):
-        return dy * (self.y > 0)
+        return self.y.sign().mul_(dy)               # y is never negative, so its sign is 1 or 0; faster than a mask of booleans

@@ -43,3 +43,18 @@ def adopt(x, like):
 def as_numpy(x):
     """x as a NumPy array."""
     return x.numpy(force=True) if hasattr(x, "numpy") else x
+
+
+def windows(x, size, stride):
+    """Every window of size x size pixels, a stride apart, as a view: (N, H, W, C) -> (N, H', W', size, size·C).
+
+    Neighbouring pixels lie side by side in memory, so a row of a window is a run of size·C numbers; nothing is copied.
+    """
+    n, h, w, c = x.shape
+    shape = n, (h - size) // stride + 1, (w - size) // stride + 1, size, size * c
+    strides = h * w * c, stride * w * c, stride * c, w * c, 1
+    if hasattr(x, "as_strided"):
+        return x.contiguous().as_strided(shape, strides)
+    xp = library(x)
+    x = xp.ascontiguousarray(x)
+    return xp.lib.stride_tricks.as_strided(x, shape, [x.itemsize * step for step in strides])

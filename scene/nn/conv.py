@@ -6,7 +6,7 @@ convolution is the matrix product of linear.py (im2col). Images are (N, H, W, C)
 Next: pool.py
 """
 
-from scene.nn.arrays import empty, library, zeros
+from scene.nn.arrays import empty, library, windows, zeros
 from scene.nn.layer import Layer, Parameter
 
 PATCH_NUMBERS = 1 << 18     # patches laid out at once, 1 MB of float32: what stays in a core's cache need not go to memory
@@ -76,16 +76,13 @@ class Conv2d(Layer):
                 yield i, j, slice(i, i + s * rows, s), slice(j, j + s * columns, s)
 
     def patches(self, x):
-        """Every patch as a row: (n, H, W, C) -> (n·H'·W', k·k·C).   One strided copy for each position in the kernel."""
+        """Every patch as a row, in one copy: (n, H, W, C) -> (n·H'·W', k·k·C)."""
         (n, h, w, c), k, p = x.shape, self.kernel, self.padding
         if p:
             padded = zeros((n, h + 2 * p, w + 2 * p, c), x)
             padded[:, p:p + h, p:p + w] = x
             x = padded
-        patches = empty((n, *self.output_size(h, w), k, k, c), x)
-        for i, j, rows, columns in self.places(h, w):
-            patches[:, :, :, i, j] = x[:, rows, columns]
-        return patches.reshape(-1, k * k * c)
+        return windows(x, k, self.stride).reshape(-1, k * k * c)
 
     def gather(self, dpatches, shape):
         """The transpose of `patches`: each pixel's gradient is the sum over its places: (n·H'·W', k·k·C) -> (n, H, W, C)."""

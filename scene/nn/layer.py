@@ -150,23 +150,21 @@ class Network(Sequential):
             setattr(slot.layer, slot.attribute, view(state, slot))
         return self
 
-    def start(self, generator, dtype=None):
-        """Allocates the vectors on the generator's device and draws the first parameters from it."""
+    def start(self, generator, device="cpu", dtype=None):
+        """Allocates the vectors and draws the first parameters, on the CPU, so that every device starts alike."""
         import torch        # here, not above: prediction in AWS Lambda has none
 
-        def vector(size):
-            return torch.zeros(size, dtype=dtype or torch.float32, device=generator.device)
-
-        self.place(vector(self.size), vector(self.state_size), vector(self.size))
-        for vector, slots in ((self.params, self.parameter_slots), (self.state, self.statistic_slots)):
+        def vector(size, slots):
+            numbers = torch.zeros(size, dtype=dtype or torch.float32)
             for slot in slots:
-                part = view(vector, slot)
+                part = view(numbers, slot)
                 if slot.declared.std:
                     part.normal_(0, slot.declared.std, generator=generator)
                 part.add_(slot.declared.mean)
-        for _, layer in self.walk():
-            layer.generator = generator
-        return self
+            return numbers.to(device)
+
+        params = vector(self.size, self.parameter_slots)
+        return self.place(params, vector(self.state_size, self.statistic_slots), torch.zeros_like(params))
 
     def arrays(self):
         """Every parameter and statistic by name, {"3.body.0.w": array, …}, as views."""

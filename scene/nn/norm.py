@@ -24,35 +24,34 @@ class BatchNorm(Layer):
 
     def forward(self, x, training=False):
         self.expect(x, *(None,) * (len(x.shape) - 1), self.channels)
-        xp = library(x)
-        mean, var = self.measure(x) if training else (self.mean, self.var)
-        scale = self.w / xp.sqrt(var + self.epsilon)
+        if training:
+            return self.forward_batch(x.reshape(-1, self.channels)).reshape(x.shape)
+        scale = self.w / library(x).sqrt(self.var + self.epsilon)
         y = x * scale
-        y += self.b - mean * scale
+        y += self.b - self.mean * scale
         return y
 
-    def measure(self, x):
-        """The batch's mean and variance, remembered for backward and mixed into the running averages."""
-        rows = x.reshape(-1, self.channels)                 # (…, C) -> (M, C)
+    def forward_batch(self, rows):
+        """Training: with the mean and variance of the batch, rows (M, C), which also move the running averages."""
         m = len(rows)
         if m < 2:
-            raise ValueError("BatchNorm cannot train on a single row: its variance is 0")
-        xp = library(x)
-        var, mean = xp.var_mean(rows, 0, correction=0)
-        self.x, self.batch_mean, self.batch_std = rows, mean, xp.sqrt(var + self.epsilon)
+            raise ValueError("BatchNorm cannot train on a single row: it has no variance")
+        mean = rows.mean(0)
+        self.centred = rows - mean
+        var = (self.centred * self.centred).mean(0)
+        self.std = (var + self.epsilon).sqrt()
         self.mean.lerp_(mean, self.momentum)
         self.var.lerp_(var * (m / (m - 1)), self.momentum)
-        return mean, var
+        return (self.centred * (self.w / self.std)).add_(self.b)
 
     def backward(self, dy):
-        xp, m = library(dy), len(self.x)
+        xp, m = library(dy), len(self.centred)
         rows = dy.reshape(-1, self.channels)                # (…, C) -> (M, C)
         xp.sum(rows, 0, out=self.db)
-        xp.sum(rows * self.x, 0, out=self.dw)               # Σ dy x̂ = (Σ dy x - μ Σ dy) / σ
-        self.dw.sub_(self.batch_mean * self.db).div_(self.batch_std)
-        scale = self.w / self.batch_std                     # dx, sorted by what is multiplied with dy, with x, with 1
-        slope = -scale * self.dw / (m * self.batch_std)
-        dx = rows * scale
-        dx += self.x * slope
-        dx -= scale * self.db / m + slope * self.batch_mean
+        xp.sum(rows * self.centred, 0, out=self.dw)
+        self.dw.div_(self.std)
+        dx = self.centred * (-self.dw / (m * self.std))     # - x̂ dγ/M
+        dx += rows
+        dx -= self.db / m
+        dx *= self.w / self.std
         return dx.reshape(dy.shape)

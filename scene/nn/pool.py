@@ -3,7 +3,7 @@
 Next: norm.py
 """
 
-from scene.nn.arrays import library, zeros
+from scene.nn.arrays import empty, library, zeros
 from scene.nn.layer import Layer
 
 
@@ -27,11 +27,11 @@ class MaxPool2d(Layer):
         return y
 
     def backward(self, dy):
-        dx = zeros(self.x.shape, dy)
+        dx, here = zeros(self.x.shape, dy), empty(dy.shape, dy)
         for place in self.places(self.x):
-            here = self.x[place] == self.y
-            dx[place] += dy * here
-            dy = dy * ~here                         # given away: later ties get nothing
+            given = library(dy).eq(self.x[place], self.y, out=here).mul_(dy)    # 1 or 0, as a number, times dy
+            dx[place] += given
+            dy = dy - given                          # given away: later ties get nothing
         return dx
 
     def places(self, x):

@@ -1,0 +1,119 @@
+"""One step of training, on several cores.
+
+A batch is cut into shards, and processes share them out. Each shard leaves its gradients and statistics in a row of shared
+memory; then the rows are averaged in the order of the shards. How a batch is cut is up to the settings, never to the
+machine, so one core or many, the same seed gives the same bytes.
+
+Processes and not threads, since Python runs one thread at a time between the matrix products. They are forked: they see the
+photos without a copy. The shared memory has no name, and a worker ends when the pipe to its parent does: whatever becomes of
+the parent, nothing of it remains.
+
+Next: metrics.py
+"""
+
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+
+import numpy as np
+import torch
+
+
+class Team:
+    """Computes the gradients of whole batches: `with Team(network, learn, shards) as team: team.step(batch, seeds)`.
+
+    learn(photos, generator) takes some photos, given by their numbers, through the network, forward and backward, and returns
+    two sums over them: loss and right answers. Workers call it too, with everything as it was when the team started.
+    """
+
+    def __init__(self, network, learn, shards):
+        self.network, self.learn, self.shards = network, learn, shards
+        device = network.params.device
+        alone = device.type != "cpu" or sys.platform != "linux"     # elsewhere a fork may not use the matrix library
+        memory = (lambda *shape: torch.zeros(shape, device=device)) if alone else shared
+        self.params = memory(network.size).copy_(network.params)
+        self.state = memory(network.state_size).copy_(network.state)
+        self.grads, self.states = memory(shards, network.size), memory(shards, network.state_size)
+        self.sums, self.mean = memory(shards, 2), memory(network.size)
+        self.generator = torch.Generator(device)
+        for _, layer in network.walk():
+            layer.generator = self.generator
+        self.processes = 1 if alone else min(cores(), shards)
+        self.pipes, self.workers = [], []
+        network.place(self.params, self.state, self.mean)
+
+    def __enter__(self):
+        fork = multiprocessing.get_context("fork") if self.processes > 1 else None
+        for rank in range(1, self.processes):
+            ours, theirs = fork.Pipe()
+            worker = fork.Process(target=self.serve, args=(rank, theirs, [*self.pipes, ours]), daemon=True)
+            worker.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.workers.append(worker)
+        return self
+
+    def __exit__(self, *exception):
+        for pipe in self.pipes:
+            pipe.close()
+        for worker in self.workers:
+            worker.join()
+
+    def step(self, batch, seeds):
+        """Leaves a batch's mean gradient in network.grads and moves its statistics.   batch: (N,), seeds: (shards,) int64.
+
+        Returns the batch's sums of loss and right answers.
+        """
+        for pipe in self.pipes:
+            pipe.send_bytes(batch.numpy())
+            pipe.send_bytes(seeds.numpy())
+        self.work(0, batch, seeds)
+        for pipe in self.pipes:
+            if error := pipe.recv_bytes():
+                raise RuntimeError(f"a worker process failed: {error.decode()}")
+        grads, state = self.mean, self.state
+        parts = [len(part) / len(batch) for part in batch.tensor_split(self.shards)]
+        torch.mul(self.grads[0], parts[0], out=grads)
+        torch.mul(self.states[0], parts[0], out=state)
+        for j in range(1, self.shards):
+            grads.add_(self.grads[j], alpha=parts[j])
+            state.add_(self.states[j], alpha=parts[j])
+        self.network.place(self.params, state, grads)
+        return self.sums.sum(0).tolist()
+
+    def work(self, rank, batch, seeds):
+        """This process's shards of the batch: every processes-th one."""
+        for j in range(rank, self.shards, self.processes):
+            self.states[j] = self.state
+            self.network.place(self.params, self.states[j], self.grads[j])
+            self.generator.manual_seed(seeds[j].item())
+            self.sums[j] = torch.tensor(self.learn(batch.tensor_split(self.shards)[j], self.generator))
+
+    def serve(self, rank, pipe, others):
+        """A worker's life: its share of every batch, until the pipe to the parent ends."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C reaches all of us; the parent decides
+        for other in others:
+            other.close()
+        while True:
+            try:
+                batch, seeds = (torch.from_numpy(np.frombuffer(pipe.recv_bytes(), np.int64).copy()) for _ in range(2))
+            except (EOFError, ConnectionError):
+                return
+            try:
+                self.work(rank, batch, seeds)
+                pipe.send_bytes(b"")
+            except Exception as error:
+                pipe.send_bytes(repr(error).encode())
+
+
+def shared(*shape):
+    """Zeroed float32 memory that forked processes share; it has no name and goes when the last of them does."""
+    n = max(1, int(np.prod(shape)))
+    return torch.frombuffer(mmap.mmap(-1, 4 * n), dtype=torch.float32)[:int(np.prod(shape))].reshape(shape)
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,123 @@
+"""What holds for every layer, whatever its formula."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from scene.nn.activation import ReLU
+from scene.nn.conv import Conv2d
+from scene.nn.dropout import Dropout
+from scene.nn.layer import Residual, Sequential
+from scene.nn.linear import Flatten, Linear
+from scene.nn.norm import BatchNorm
+from scene.nn.normalize import Normalize
+from scene.nn.pool import GlobalAveragePool, MaxPool2d
+from scene.nn.winograd import WinogradConv2d
+from tests import oracle
+from tests.strategies import seeds
+
+IMAGE, ROW = (5, 6, 7, 3), (5, 4)
+LAYERS = {
+    "Normalize": (lambda: Normalize(3), IMAGE),
+    "Flatten": (Flatten, IMAGE),
+    "Linear": (lambda: Linear(4, 3), ROW),
+    "ReLU": (ReLU, IMAGE),
+    "Conv2d": (lambda: Conv2d(3, 4, 3, stride=2, padding=1), IMAGE),
+    "WinogradConv2d": (lambda: WinogradConv2d(3, 4), IMAGE),
+    "MaxPool2d": (lambda: MaxPool2d(2), IMAGE),
+    "overlapping MaxPool2d": (lambda: MaxPool2d(3, 2), IMAGE),
+    "GlobalAveragePool": (GlobalAveragePool, IMAGE),
+    "BatchNorm": (lambda: BatchNorm(3), IMAGE),
+    "BatchNorm of rows": (lambda: BatchNorm(4), ROW),
+    "Dropout": (lambda: Dropout(0.5), IMAGE),
+    "Sequential": (lambda: Sequential(Linear(4, 8), ReLU(), Linear(8, 2)), ROW),
+    "Residual": (lambda: Residual(Sequential(WinogradConv2d(3, 3), BatchNorm(3), ReLU())), IMAGE),
+    "Residual with short cut": (lambda: Residual(Conv2d(3, 2, 2, 2), Conv2d(3, 2, 2, 2)), IMAGE),
+}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+few = settings(max_examples=10)
+
+
+def make(name, seed, dtype=torch.float64):
+    build, shape = LAYERS[name]
+    return oracle.prepare(build(), seed, dtype), oracle.numbers(shape, seed + 1, dtype)
+
+
+@every_layer
+@given(seeds)
+@few
+def test_backward_is_linear_in_dy(name, seed):
+    layer, x = make(name, seed)
+    y = layer.forward(x, training=True)
+    a, b = oracle.numbers(y.shape, seed + 2), oracle.numbers(y.shape, seed + 3)
+    results = []
+    for dy in (a, b, 2 * a - 3 * b):
+        dx = layer.backward(dy).clone()
+        results.append([dx, *(getattr(inner, "d" + key).clone() for _, inner in layer.walk() for key in inner.parameters)])
+    for of_a, of_b, of_both in zip(*results, strict=True):
+        torch.testing.assert_close(of_both, 2 * of_a - 3 * of_b)
+
+
+@every_layer
+@given(seeds)
+@few
+def test_nothing_it_received_is_written_to(name, seed):
+    layer, x = make(name, seed)
+    before = x.clone()
+    parameters = {(n, key): getattr(inner, key).clone() for n, inner in layer.walk() for key in inner.parameters}
+    y = layer.forward(x, training=True)
+    y_before = y.clone()
+    dy = oracle.numbers(y.shape, seed + 2)
+    dy_before = dy.clone()
+    layer.backward(dy)
+    layer.forward(x)
+    assert torch.equal(x, before) and torch.equal(dy, dy_before)
+    assert torch.equal(y, y_before), "an array it returned is valid until its next call in training"
+    for n, inner in layer.walk():
+        for key in inner.parameters:
+            assert torch.equal(getattr(inner, key), parameters[n, key])
+
+
+@every_layer
+@given(seeds)
+@few
+def test_photos_do_not_depend_on_their_order(name, seed):
+    layer, x = make(name, seed)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(layer.forward(x[order]), layer.forward(x)[order])
+
+
+@every_layer
+@given(seeds)
+@few
+def test_evaluation_is_repeatable_and_remembers_nothing(name, seed):
+    layer, x = make(name, seed)
+    before = [dict(vars(inner)) for _, inner in layer.walk()]
+    assert torch.equal(layer.forward(x), layer.forward(x))
+    for (_, inner), attributes in zip(layer.walk(), before, strict=True):
+        assert vars(inner).keys() == attributes.keys()
+        assert all(value is attributes[key] for key, value in vars(inner).items())
+
+
+@every_layer
+@given(seeds)
+@few
+def test_evaluation_on_numpy_is_that_on_torch(name, seed):
+    layer, x = make(name, seed, torch.float32)
+    y = layer.forward(x)
+    assert y.dtype == torch.float32
+    for _, inner in layer.walk():
+        for key in [*inner.parameters, *inner.statistics]:
+            setattr(inner, key, getattr(inner, key).numpy())
+    on_numpy = layer.forward(x.numpy())
+    assert type(on_numpy) is np.ndarray and on_numpy.dtype == np.float32
+    np.testing.assert_allclose(on_numpy, y.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@every_layer
+def test_float32_stays_float32_in_training(name):
+    layer, x = make(name, 0, torch.float32)
+    y = layer.forward(x, training=True)
+    assert y.dtype == torch.float32
+    assert layer.backward(torch.ones_like(y)).dtype == torch.float32

@@ -1,0 +1,46 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene.nn.loss import CrossEntropy, MeanSquaredError, softmax
+from tests import oracle
+from tests.strategies import seeds
+
+photos, classes = st.integers(1, 9), st.integers(2, 12)
+
+
+def compare(loss, reference, n, k, seed):
+    z = (oracle.numbers((n, k), seed) * 3).requires_grad_()
+    labels = torch.randint(k, (n,), generator=torch.Generator().manual_seed(seed))
+    value = reference(z, labels)
+    torch.testing.assert_close(loss.forward(z.detach(), labels), value.detach())
+    torch.testing.assert_close(loss.backward(), torch.autograd.grad(value, z)[0])
+
+
+@given(photos, classes, st.sampled_from([0.0, 0.1, 0.5]), seeds)
+def test_cross_entropy_is_that_of_torch(n, k, smoothing, seed):
+    compare(CrossEntropy(smoothing), lambda z, t: F.cross_entropy(z, t, label_smoothing=smoothing), n, k, seed)
+
+
+@given(photos, classes, seeds)
+def test_mean_squared_error_is_that_of_torch(n, k, seed):
+    """torch.nn's mean is over N·K numbers, ours over N photos: K times as much."""
+    compare(MeanSquaredError(), lambda z, t: k * F.mse_loss(z.softmax(1), F.one_hot(t, k).to(z)), n, k, seed)
+
+
+@given(photos, classes, seeds)
+def test_softmax_on_torch_and_on_numpy(n, k, seed):
+    z = oracle.numbers((n, k), seed, torch.float32) * 1000          # exp would overflow
+    p = softmax(z)
+    torch.testing.assert_close(p, z.softmax(1))
+    ours = softmax(z.numpy())
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, p.numpy(), atol=1e-6)
+
+
+def test_cross_entropy_of_a_sure_and_wrong_answer_is_finite():
+    loss = CrossEntropy()
+    assert loss.forward(torch.tensor([[0.0, 10_000.0]]), torch.tensor([0])) == 10_000
+    assert loss.backward().tolist() == [[-1, 1]]

@@ -1,0 +1,30 @@
+import torch
+from hypothesis import given
+
+from scene.nn.normalize import Normalize
+from tests import oracle
+from tests.strategies import images, seeds
+
+
+@given(images(), seeds)
+def test_normalize_is_its_formula(shape, seed):
+    layer = Normalize(shape[-1])
+    oracle.check(layer, lambda x: (x - layer.mean) / layer.std, shape, seed)
+
+
+@given(images(), seeds)
+def test_fit_gives_mean_0_and_deviation_1(shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (50, *shape[1:3], 3), generator=generator, dtype=torch.uint8)
+    layer = oracle.prepare(Normalize(), dtype=torch.float32)
+    layer.fit(pixels)
+    y = layer.forward(pixels)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double().mean((0, 1, 2)), torch.zeros(3).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(y.double().std((0, 1, 2), correction=0), torch.ones(3).double(), atol=1e-4, rtol=0)
+
+
+def test_fit_survives_photos_of_one_colour():
+    layer = oracle.prepare(Normalize(), dtype=torch.float32)
+    layer.fit(torch.full((2, 4, 4, 3), 7, dtype=torch.uint8))
+    assert layer.forward(torch.full((2, 4, 4, 3), 7, dtype=torch.uint8)).abs().max() == 0

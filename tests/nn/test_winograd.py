@@ -1,0 +1,38 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scene.nn import winograd
+from scene.nn.conv import Conv2d
+from scene.nn.winograd import WinogradConv2d
+from tests import oracle
+from tests.nn.test_conv import torch_conv
+from tests.strategies import images, seeds
+
+
+@given(images(), st.integers(1, 6), st.booleans(), seeds)
+def test_winograd_is_the_convolution_of_torch(shape, outputs, bias, seed):
+    oracle.check(WinogradConv2d(shape[-1], outputs, bias), torch_conv(padding=1), shape, seed)
+
+
+@given(seeds)
+def test_matrices_compute_a_short_convolution(seed):
+    """y = Aᵀ [(G g) ⊙ (Bᵀ d)] is yᵢ = Σⱼ gⱼ dᵢ₊ⱼ."""
+    bt, g, at = (torch.tensor(m, dtype=torch.float64) for m in (winograd.BT, winograd.G, winograd.AT))
+    d, kernel = oracle.numbers((6,), seed), oracle.numbers((3,), seed + 1)
+    torch.testing.assert_close(at @ ((g @ kernel) * (bt @ d)), (d.unfold(0, 3, 1) * kernel).sum(1))
+
+
+@given(st.sampled_from([(32, 32), (64, 128)]), seeds)
+@settings(max_examples=20)
+def test_error_in_float32_stays_near_1e_5(channels, seed):
+    """Against im2col in float64, relative to the largest output."""
+    inputs, outputs = channels
+    x = oracle.numbers((2, 16, 16, inputs), seed)
+    exact = oracle.prepare(Conv2d(inputs, outputs, 3, padding=1), seed)
+    fast = oracle.prepare(WinogradConv2d(inputs, outputs), dtype=torch.float32)
+    fast.w, fast.b = exact.w.float(), exact.b.float()
+    y, dy = exact.forward(x, training=True), oracle.numbers((2, 16, 16, outputs), seed + 1)
+    dx = exact.backward(dy)
+    for ours, theirs in ((fast.forward(x.float(), training=True), y), (fast.backward(dy.float()), dx), (fast.dw, exact.dw)):
+        assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()

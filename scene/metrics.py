@@ -62,3 +62,34 @@ def evaluate(labels, probabilities, classes):
         "confusion": matrix.tolist(),
         "classes": {name: row for name, row in zip(classes, per_class(matrix), strict=True)},
     }
+
+
+MATRIX_CLASSES = 20     # more would not fit a terminal
+
+
+def describe(report):
+    """A report of `evaluate` in words, for a terminal."""
+    low, high = report["interval"]
+    names = list(report["classes"])
+    lines = [f"\nAccuracy {report['accuracy']:.1%} on {report['photos']} test photos "
+             f"(95 % interval {low:.1%} to {high:.1%}; always saying the commonest class: {report['baseline']:.1%})"]
+    if report["top3"] is not None:
+        lines.append(f"Right class among the three likeliest: {report['top3']:.1%}")
+    width = max(5, *map(len, names))
+    lines.append(f"\n{'class':{width}}  precision  recall      F1  count")
+    for name, row in report["classes"].items():
+        figures = "".join(f"{'–':>8}" if row[key] is None else f"{row[key]:8.1%}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{name:{width}} {figures[:10]}{figures[10:]} {row['count']:6}")
+    return "\n".join([*lines, "", *describe_confusion(report["confusion"], names, width)])
+
+
+def describe_confusion(matrix, names, width):
+    """The confusion matrix as a table; of many classes, the ten commonest mistakes."""
+    if len(names) > MATRIX_CLASSES:
+        mistakes = [(count, names[i], names[j]) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
+        mistakes.sort(key=lambda mistake: -mistake[0])
+        return ["Commonest mistakes:", *(f"{count:6} x {name} taken for {other}" for count, name, other in mistakes[:10])]
+    column = max(6, *(len(str(count)) + 1 for row in matrix for count in row))
+    head = "".join(f"{name[:column - 1]:>{column}}" for name in names)
+    rows = [f"{name:{width}}" + "".join(f"{count or '·':>{column}}" for count in row) for name, row in zip(names, matrix, strict=True)]
+    return ["Confusion matrix: rows are the photos' classes, columns the answers", f"{'':{width}}{head}", *rows]

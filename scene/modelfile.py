@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from scene.command import UserError
 from scene.models import MODES
 from scene.nn.arrays import as_numpy
 
@@ -23,7 +24,7 @@ CARD = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror"
 FIT = "stretch"             # the one way photo.decode fits a photo to the square
 
 
-class ModelFileError(ValueError):
+class ModelFileError(UserError):
     """A file that is no model of ours, or a damaged one: says what is wrong with it."""
 
 
@@ -75,8 +76,6 @@ def read_json(text, what):
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError("it is not a model file") from error
     if not isinstance(value, dict):
         raise ModelFileError("it is not a model file")

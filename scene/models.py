@@ -19,6 +19,7 @@ class FCNN(Network):
 
     def __init__(self, classes, image_size=32, hidden=(512, 256), dropout=0.3):
         self.image_size = image_size
+        self.architecture = {"image_size": image_size, "hidden": list(hidden), "dropout": dropout}
         layers = [Normalize(), Flatten()]
         inputs = image_size * image_size * 3
         for outputs in hidden:
@@ -41,6 +42,7 @@ class CNN(Network):
 
     def __init__(self, classes, image_size=64, widths=(32, 64, 128), depths=(1, 2)):
         self.image_size = image_size
+        self.architecture = {"image_size": image_size, "widths": list(widths), "depths": list(depths)}
         layers = [Normalize(), Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False), BatchNorm(widths[0]), ReLU()]
         for a, b, d in zip(widths, widths[1:], depths):
             layers += smaller(a, b)

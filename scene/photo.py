@@ -51,9 +51,10 @@ class Limits(NamedTuple):
     max_pixels: int
 
 
-# One's own photos. Phones take up to 50 million pixels; Pillow needs 4 bytes for each, on every core.
+# One's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes for each, 8 for RGBA and
+# progressive CMYK, on every core; most JPEGs need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
-# Photos from the network. Lambda takes requests of 6 MB; 25 million pixels need 100 MB.
+# Photos from the network. Lambda takes requests of 6 MB; 25 million pixels need 100 to 200 MB.
 REMOTE = Limits(("JPEG", "PNG"), max_bytes=6_000_000, max_pixels=25_000_000)
 
 

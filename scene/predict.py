@@ -14,7 +14,8 @@ import sys
 
 import numpy as np
 
-from scene import modelfile, photo
+from scene import command, modelfile, photo
+from scene.command import printable
 from scene.nn.arrays import adopt, as_numpy, flip
 from scene.nn.loss import softmax
 
@@ -31,7 +32,11 @@ class Classifier:
     def open(cls, path):
         """The classifier in a model file, on NumPy. Raises ModelFileError or OSError."""
         with open(path, "rb") as file:
-            return cls(*modelfile.load(file.read()))
+            data = file.read()
+        try:
+            return cls(*modelfile.load(data))
+        except modelfile.ModelFileError as error:
+            raise modelfile.ModelFileError(f"{printable(path)} is not a usable model: {error}.") from error
 
     def probabilities(self, pixels):
         """The probability of each class for decoded photos: uint8 (N, H, W, 3) -> float32 (N, K), both NumPy.
@@ -52,3 +57,38 @@ class Classifier:
         pixels = photo.decode(data, self.network.image_size, limits)
         p = self.probabilities(pixels[None])[0]         # (H, W, 3) -> (1, H, W, 3) -> (1, K) -> (K,)
         return {self.classes[k]: float(p[k]) for k in np.argsort(-p, kind="stable")}
+
+
+def run(options):
+    """Prints the scene of each photo; returns the exit code."""
+    classifier = Classifier.open(options.model)
+    failed = 0
+    for path in options.photos:
+        try:
+            answer = classifier.classify(photo.read(path))
+        except photo.PhotoError as error:
+            print(f"{printable(path)}: {error}.", file=sys.stderr)
+            failed = 2
+            continue
+        scene = next(iter(answer))
+        if options.json:
+            print(json.dumps({"photo": printable(path), "scene": scene, "probabilities": answer}))
+        else:
+            print(f"{printable(path)}: {scene}")
+            for name, p in answer.items():
+                print(f"  {p:7.2%}  {name}")
+    return failed
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m scene.predict", description="Say which scene each photo shows, and how probable each class is.",
+        epilog="exit codes: 0 done, 1 something unforeseen, 2 a mistake in the command, in the model or in a photo")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
+    parser.add_argument("--model", metavar="PATH", required=True, help="a model file that scene.main has written")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each photo, a line each")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(run, parse(None)))

@@ -3,12 +3,14 @@
 Next: parallel.py
 """
 
+import math
 import sys
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
+from scene.command import UserError
 from scene.augment import augment
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.optim import SGD, one_cycle
@@ -20,17 +22,27 @@ SHARD = 32          # photos that one core works on at a time
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is determined by, together with its photos; main.py offers these as options."""
+    """What, with the photos, determines a model. main.py has options for most of it."""
 
     epochs: int
+    learning_rate: float
     batch_size: int = 64
-    learning_rate: float = 0.05
-    image_size: int = 64
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
     momentum: float = 0.9
     decay: float = 5e-4
+
+
+def defaults(mode, photos):
+    """Settings that depend on the mode and the number of photos: few photos are seen more often."""
+    return {"epochs": max(16, min(40, 20_000 // photos)), "learning_rate": {"FCNN": 0.02, "CNN": 0.05}[mode]}
+
+
+class Diverged(UserError):
+    """The loss is no number any more."""
+
+    exit_code = 3
 
 
 def train(network, pixels, labels, settings):
@@ -77,6 +89,8 @@ class Progress:
         self.photos = self.loss = self.right = 0
 
     def add(self, photos, loss, right):
+        if not math.isfinite(loss):
+            raise Diverged(f"Training diverged in {self.name}: the loss is no longer a number. Try a smaller --learning-rate.")
         self.photos, self.loss, self.right = self.photos + photos, self.loss + loss, self.right + right
         self.bar.set_postfix_str(self.figures(), refresh=False)
         self.bar.update(photos)

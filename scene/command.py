@@ -1,0 +1,49 @@
+"""What every command does about errors: people read a sentence and get an exit code, never a trace.
+
+Next: folder.py
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend: a sentence or more, saying what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+def printable(name):
+    r"""A name or path fit to be shown: bytes that are not UTF-8 as `\xff`, line breaks and other controls as `\n`."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def run(work, *arguments):
+    """Calls work(*arguments) and returns the command's exit code: work's own, or 0, or that of the error it ended with."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")       # a terminal that knows no Greek is no reason to fail
+    try:
+        code = work(*arguments) or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:                                  # whoever read our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}.", file=sys.stderr)
+        return 2
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="scene-", suffix=".log", delete=False, encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+        print(f"Something unforeseen went wrong ({type(error).__name__}: {error}). The details are in {file.name}.", file=sys.stderr)
+        return 1

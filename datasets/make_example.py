@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+
 from camera import Light, Picture, mix, noise, smooth
 from things import GREENS, STRAWS, blades, car, columns, drapes, ears, fence, house, person, press_wall, shade, sheep, tree, windows
 

@@ -5,6 +5,7 @@ Next: make_example.py
 """
 
 import numpy as np
+
 from camera import mix, noise, smooth
 
 GREENS = np.array([(0.33, 0.46, 0.14), (0.25, 0.41, 0.13), (0.40, 0.49, 0.19), (0.30, 0.44, 0.22)])

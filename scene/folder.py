@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scene import photo
+from scene.command import UserError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
 HEIC = (".heic", ".heif")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """What is wrong with the folders. `problems`: a sentence for each, with its path."""
 
     def __init__(self, problems):
@@ -58,12 +59,6 @@ class Photos:
     labels: np.ndarray
     paths: list[str]
     classes: list[str]
-
-
-def printable(name):
-    r"""A name or path fit to be shown: bytes that are not UTF-8 as `\xff`, line breaks and other controls as `\n`."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def scan(folder):
@@ -188,7 +183,7 @@ def load(listings, classes, size):
             return f"{printable(paths[i])}: {error}."
         return None
 
-    with ThreadPoolExecutor(_cores()) as pool:  # threads: Pillow lets go of Python's lock while it decodes and resizes
+    with ThreadPoolExecutor(cores()) as pool:  # threads: Pillow lets go of Python's lock while it decodes and resizes
         outcomes = tqdm(pool.map(decode, range(len(paths))), "photos", len(paths), leave=False, disable=None)
         problems = [problem for problem in outcomes if problem]
     if problems:
@@ -203,6 +198,6 @@ def load(listings, classes, size):
     return sets
 
 
-def _cores():
+def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -60,11 +60,12 @@ def evaluate(labels, probabilities, classes):
         "top3": top_k_accuracy(labels, probabilities, 3) if len(classes) > 5 else None,
         "photos": total,
         "confusion": matrix.tolist(),
-        "classes": {name: row for name, row in zip(classes, per_class(matrix), strict=True)},
+        "classes": dict(zip(classes, per_class(matrix), strict=True)),
     }
 
 
-MATRIX_CLASSES = 20     # more would not fit a terminal
+TERMINAL = 110          # columns that most people's terminals have when they look at tables
+MATRIX_CLASSES = 15     # more would not fit
 
 
 def describe(report):
@@ -78,8 +79,8 @@ def describe(report):
     width = max(5, *map(len, names))
     lines.append(f"\n{'class':{width}}  precision  recall      F1  count")
     for name, row in report["classes"].items():
-        figures = "".join(f"{'–':>8}" if row[key] is None else f"{row[key]:8.1%}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{name:{width}} {figures[:10]}{figures[10:]} {row['count']:6}")
+        precision, recall, f1 = ("–" if row[key] is None else f"{row[key]:.1%}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{name:{width}}{precision:>11}{recall:>8}{f1:>8}{row['count']:>7}")
     return "\n".join([*lines, "", *describe_confusion(report["confusion"], names, width)])
 
 
@@ -89,7 +90,7 @@ def describe_confusion(matrix, names, width):
         mistakes = [(count, names[i], names[j]) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
         mistakes.sort(key=lambda mistake: -mistake[0])
         return ["Commonest mistakes:", *(f"{count:6} x {name} taken for {other}" for count, name, other in mistakes[:10])]
-    column = max(6, *(len(str(count)) + 1 for row in matrix for count in row))
-    head = "".join(f"{name[:column - 1]:>{column}}" for name in names)
+    column = max(6, min(2 + max(map(len, names)), (TERMINAL - width) // len(names)))
+    head = "".join(f"{name[:column - 2]:>{column}}" for name in names)
     rows = [f"{name:{width}}" + "".join(f"{count or '·':>{column}}" for count in row) for name, row in zip(names, matrix, strict=True)]
     return ["Confusion matrix: rows are the photos' classes, columns the answers", f"{'':{width}}{head}", *rows]

@@ -43,7 +43,7 @@ def load(data):
     card = scene["card"]
     network = build(card)
     arrays = read_arrays(data, network)
-    if scene["sha256"] != digest(card, arrays):
+    if scene.get("sha256") != digest(card, arrays):
         raise ModelFileError("its contents do not match its SHA-256: the file was damaged or changed")
     network.place(np.empty(network.size, np.float32), np.empty(network.state_size, np.float32))
     for name, view in network.arrays().items():

@@ -10,8 +10,8 @@ from scene.nn.layer import Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
+from scene.nn.pool import GlobalAveragePool
 from scene.nn.winograd import WinogradConv2d
-from scene.nn.pool import GlobalAveragePool, MaxPool2d
 
 
 class FCNN(Network):

@@ -13,12 +13,13 @@ Next: metrics.py
 
 import mmap
 import multiprocessing
-import os
 import signal
 import sys
 
 import numpy as np
 import torch
+
+from scene.folder import cores
 
 
 class Team:
@@ -112,8 +113,3 @@ def shared(*shape):
     """Zeroed float32 memory that forked processes share; it has no name and goes when the last of them does."""
     n = max(1, int(np.prod(shape)))
     return torch.frombuffer(mmap.mmap(-1, 4 * n), dtype=torch.float32)[:int(np.prod(shape))].reshape(shape)
-
-
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

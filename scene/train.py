@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from scene.command import UserError
 from scene.augment import augment
+from scene.command import UserError
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.optim import SGD, one_cycle
 from scene.parallel import Team

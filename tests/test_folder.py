@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scene import folder, photo
-from scene.folder import DataError, check, check_test, load, printable, scan
+from scene.command import printable
+from scene.folder import DataError, check, check_test, load, scan
 
 COLORS = {"ocean": (0, 60, 220), "road": (90, 90, 90), "grass": (40, 200, 30)}
 
@@ -272,7 +273,7 @@ def test_same_pixels_on_any_number_of_cores(train, monkeypatch):
         Image.effect_noise((50 + i, 40), 80).save(train / "ocean" / name)
     results = []
     for cores in (1, 2, 7):
-        monkeypatch.setattr(folder, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(folder, "cores", lambda cores=cores: cores)
         results.append(load([scan(train)], ["grass", "ocean", "road"], 16)[0].pixels)
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
@@ -321,7 +322,7 @@ def test_photos_are_decoded_at_the_same_time(train, monkeypatch):
         barrier.wait(timeout=10)
         return np.zeros((size, size, 3), np.uint8)
 
-    monkeypatch.setattr(folder, "_cores", lambda: 2)
+    monkeypatch.setattr(folder, "cores", lambda: 2)
     monkeypatch.setattr(photo, "decode", meet)
     assert len(load([scan(train)], ["grass", "ocean", "road"], 4)[0].pixels) == 6
 
@@ -335,7 +336,7 @@ def test_an_interruption_does_not_wait_for_the_rest(train, monkeypatch):
 
     for i in range(500):
         (train / "grass" / f"{i}.jpg").write_bytes(b"x")
-    monkeypatch.setattr(folder, "_cores", lambda: 1)
+    monkeypatch.setattr(folder, "cores", lambda: 1)
     monkeypatch.setattr(photo, "decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load([scan(train)], ["grass", "ocean", "road"], 4)

@@ -12,8 +12,6 @@ Next: linear.py
 
 from typing import NamedTuple
 
-from scene.nn.arrays import empty, library
-
 
 class Parameter(NamedTuple):
     """What a layer asks for: an array of this shape, started as mean + std · normal(0, 1).
@@ -152,7 +150,7 @@ class Network(Sequential):
 
     def start(self, generator, device="cpu", dtype=None):
         """Allocates the vectors and draws the first parameters, on the CPU, so that every device starts alike."""
-        import torch        # here, not above: prediction in AWS Lambda has none
+        import torch  # here, not above: prediction in AWS Lambda has none
 
         def vector(size, slots):
             numbers = torch.zeros(size, dtype=dtype or torch.float32)

@@ -1,0 +1,77 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene.augment import augment, crop, interpolation, relight
+from tests.strategies import seeds
+
+photos = st.tuples(st.integers(1, 5), st.integers(2, 20))
+
+
+def draw(n, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, size, size, 3), generator=generator, dtype=torch.uint8), generator
+
+
+@given(photos, seeds)
+def test_values_stay_in_their_range(shape, seed):
+    x, generator = draw(*shape, seed)
+    y = augment(x, generator)
+    assert y.shape == x.shape and y.dtype == torch.float32
+    assert y.min() >= 0 and y.max() <= 255
+
+
+@given(photos, seeds)
+def test_the_same_seed_gives_the_same_photos(shape, seed):
+    x, _ = draw(*shape, seed)
+    first, second, other = (augment(x, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@given(photos, seeds)
+def test_one_colour_stays_that_colour_when_cropped(shape, seed):
+    n, size = shape
+    x = torch.full((n, size, size, 3), 77, dtype=torch.uint8)
+    torch.testing.assert_close(crop(x, 0.3, torch.Generator().manual_seed(seed)), x.float())
+
+
+@given(st.integers(1, 30))
+def test_the_whole_photo_is_the_identity_and_backwards_its_mirror(size):
+    whole = interpolation(torch.tensor([0.0]), torch.tensor([1.0]), size)[0]
+    mirror = interpolation(torch.tensor([1.0]), torch.tensor([-1.0]), size)[0]
+    torch.testing.assert_close(whole, torch.eye(size), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mirror, torch.eye(size).flip(0), atol=1e-5, rtol=0)
+
+
+@given(st.integers(1, 6), st.integers(0, 3), seeds)
+def test_a_crop_is_the_interpolation_of_torch(half, left, seed):
+    """The middle of a crop of 2·half pixels, enlarged to 8·half: F.interpolate, but where it stops at the crop's edge."""
+    size = 8 * half
+    x = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    left = min(left, size - 2 * half)
+    ours = interpolation(torch.tensor([left / size]), torch.tensor([0.25]), size)[0] @ x
+    theirs = F.interpolate(x[None, None, left:left + 2 * half], scale_factor=4, mode="linear")[0, 0]
+    torch.testing.assert_close(ours[2:-2], theirs[2:-2], atol=1e-4, rtol=1e-4)
+
+
+def test_half_of_the_photos_are_mirrored():
+    x = torch.arange(8, dtype=torch.uint8).repeat(400, 8, 1)[..., None].expand(-1, -1, -1, 3)       # brighter to the right
+    y = crop(x, 1, torch.Generator().manual_seed(0))
+    assert 150 < (y[:, 0, 0, 0] > y[:, 0, -1, 0]).sum() < 250
+
+
+def test_no_strength_is_no_change():
+    x, generator = draw(3, 5, 0)
+    torch.testing.assert_close(relight(x.float(), 0, generator), x.float())
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.3])
+def test_light_varies_as_much_as_asked(strength):
+    x = torch.full((500, 2, 2, 3), 100.0)
+    y = relight(x, strength, torch.Generator().manual_seed(0))
+    assert y.min() >= 100 * (1 - strength) * (1 - strength / 2) - 1e-3
+    assert y.max() <= 100 * (1 + strength) * (1 + strength / 2) + 1e-3
+    assert y.std() > 100 * strength / 4

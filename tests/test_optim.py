@@ -1,0 +1,62 @@
+"""Optimizers against torch.optim, for many steps; schedules against their definitions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene.nn.layer import Network
+from scene.nn.linear import Linear
+from scene.nn.norm import BatchNorm
+from scene.optim import SGD, Adam, constant, cosine, one_cycle
+from tests.strategies import seeds
+
+rates, shares = st.floats(1e-4, 1), st.floats(0, 1)
+
+
+def race(make_ours, make_theirs, decay, seed, steps=10):
+    """Both optimizers take the same steps from the same start, with gradients at random; returns where they end."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(Linear(3, 4), BatchNorm(4)).start(generator, dtype=torch.float64)
+    n = network.decayed
+    weights, others = (part.clone().requires_grad_() for part in (network.params[:n], network.params[n:]))
+    ours = make_ours(network)
+    theirs = make_theirs([{"params": [weights], "weight_decay": decay}, {"params": [others], "weight_decay": 0}])
+    for step in range(steps):
+        network.grads.normal_(generator=generator)
+        weights.grad, others.grad = network.grads[:n].clone(), network.grads[n:].clone()
+        rate = 0.1 / (step + 1)
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        ours.step(rate)
+        theirs.step()
+    return network.params, torch.cat([weights, others]).detach()
+
+
+@given(shares.filter(lambda m: m < 1), st.booleans(), rates, seeds)
+def test_sgd_is_that_of_torch(momentum, nesterov, decay, seed):
+    nesterov = nesterov and momentum > 0
+    torch.testing.assert_close(*race(
+        lambda network: SGD(network, momentum, decay, nesterov),
+        lambda groups: torch.optim.SGD(groups, lr=1, momentum=momentum, nesterov=nesterov), decay, seed))
+
+
+@given(st.floats(0, 0.99), st.floats(0.5, 0.999), rates, seeds)
+def test_adam_is_adamw_of_torch(beta1, beta2, decay, seed):
+    torch.testing.assert_close(*race(
+        lambda network: Adam(network, (beta1, beta2), decay=decay),
+        lambda groups: torch.optim.AdamW(groups, lr=1, betas=(beta1, beta2)), decay, seed))
+
+
+@given(shares)
+def test_cosine_is_that_of_torch(t):
+    assert constant(t) == 1
+    assert cosine(t) == pytest.approx(0.5 * (1 + math.cos(math.pi * t)))
+
+
+def test_one_cycle_rises_then_falls():
+    rates = [one_cycle(i / 1000) for i in range(1001)]
+    assert rates[0] == pytest.approx(1 / 25) and rates[250] == 1 and rates[1000] == 0
+    assert rates[:251] == sorted(rates[:251]) and rates[250:] == sorted(rates[250:], reverse=True)

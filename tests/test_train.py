@@ -1,0 +1,175 @@
+"""The loop, alone and as a team: the same seed, the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene.models import CNN, FCNN
+from scene.nn.layer import Network
+from scene.nn.linear import Flatten, Linear
+from scene.nn.loss import CrossEntropy
+from scene.parallel import Team
+from scene.train import Diverged, Settings, parts, train
+
+
+def photos(n=70, size=16, classes=3):
+    """Photos whose class shows in their brightness, under noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % classes
+    noise = torch.randint(100, (n, size, size, 3), generator=generator)
+    return (noise + labels[:, None, None, None] * 70).byte(), labels
+
+
+def trained(kind=FCNN, seed=0, epochs=2, **settings):
+    pixels, labels = photos()
+    network = kind(3, 16)
+    train(network, pixels, labels, Settings(epochs=epochs, learning_rate=0.02, seed=seed, **settings))
+    return network
+
+
+@pytest.mark.parametrize("kind", [FCNN, CNN])
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(kind, monkeypatch):
+    results = []
+    for count in (1, 2, 2, 3):
+        monkeypatch.setattr("scene.parallel.cores", lambda count=count: count)
+        network = trained(kind)
+        results.append((network.params.numpy().tobytes(), network.state.numpy().tobytes()))
+    assert len(set(results)) == 1
+    assert trained(kind, seed=1).params.numpy().tobytes() != results[0][0]
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+def test_training_learns(loss):
+    pixels, labels = photos()
+    network = trained(epochs=15, loss=loss)
+    assert (network.forward(pixels).argmax(1) == labels).float().mean() > 0.95
+
+
+@given(st.integers(2, 1000), st.integers(1, 100))
+def test_parts_are_alike_and_hold_at_least_two(photos, size):
+    lengths = [len(part) for part in torch.arange(photos).tensor_split(parts(photos, size))]
+    assert sum(lengths) == photos and min(lengths) >= 2 and max(lengths) - min(lengths) <= 1
+    assert size < 2 or max(lengths) <= 2 * size
+
+
+def test_two_photos_are_enough():
+    network = FCNN(2, 8)
+    train(network, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1]), Settings(epochs=1, learning_rate=0.01))
+    assert network.params.isfinite().all()
+
+
+def test_divergence_is_noticed():
+    pixels, labels = photos()
+    with pytest.raises(Diverged, match=r"Training diverged in epoch \d+/20: .* Try a smaller --learning-rate"):
+        train(FCNN(3, 16), pixels, labels, Settings(epochs=20, learning_rate=1e30))
+
+
+def test_without_a_terminal_an_epoch_is_a_line(capsys):
+    trained(epochs=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert "loss" in lines[0] and "training accuracy" in lines[0]
+
+
+def team(processes, monkeypatch, learn=None):
+    """A team on a network without BatchNorm, whose gradient for a batch is the mean of its photos'."""
+    monkeypatch.setattr("scene.parallel.cores", lambda: processes)
+    pixels, labels = photos(23)
+    network = Network(Flatten(), Linear(16 * 16 * 3, 3)).start(torch.Generator().manual_seed(0))
+    loss = CrossEntropy()
+
+    def by_hand(batch, generator):
+        z = network.forward(pixels[batch].float() / 255, training=True)
+        value = loss.forward(z, labels[batch])
+        network.backward(loss.backward())
+        return value * len(batch), (z.argmax(1) == labels[batch]).sum()
+
+    return network, Team(network, learn or by_hand, shards=4), by_hand
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_the_gradient_of_a_batch_is_that_of_its_shards_together(processes, monkeypatch):
+    network, workers, by_hand = team(processes, monkeypatch)
+    batch = torch.arange(23)
+    sums = [float(value) for value in by_hand(batch, None)]
+    whole = network.grads.clone()
+    with workers:
+        for _ in range(2):
+            assert workers.step(batch, torch.arange(4)) == pytest.approx(sums)
+            torch.testing.assert_close(network.grads, whole)
+
+
+def test_statistics_are_the_mean_of_the_shards(monkeypatch):
+    monkeypatch.setattr("scene.parallel.cores", lambda: 2)
+    network = Network(Linear(1, 1)).start(torch.Generator().manual_seed(0))
+    network.state_size = 3
+    network.state = torch.zeros(3)
+
+    def learn(batch, generator):
+        network.state += batch.float().mean()
+        return 0, 0
+
+    workers = Team(network, learn, shards=3)
+    with workers:
+        workers.step(torch.tensor([1, 2, 3, 4, 5, 6, 9]), torch.arange(3))
+    torch.testing.assert_close(workers.state, torch.full((3,), 30 / 7))
+
+
+def test_a_worker_that_fails_is_reported_and_none_remains(monkeypatch):
+    parent = os.getpid()
+
+    def learn(batch, generator):
+        if os.getpid() != parent:
+            raise MemoryError("too much")
+        return 0, 0
+
+    _, workers, _ = team(3, monkeypatch, learn)
+    with pytest.raises(RuntimeError, match=r"a worker process failed: MemoryError\('too much'\)"), workers:
+        workers.step(torch.arange(23), torch.arange(4))
+    assert not any(worker.is_alive() for worker in workers.workers)
+
+
+KILLED = """
+import time, torch
+import scene.parallel
+from scene.nn.layer import Network
+from scene.nn.linear import Linear
+scene.parallel.cores = lambda: 3
+network = Network(Linear(1, 1)).start(torch.Generator())
+with scene.parallel.Team(network, lambda batch, generator: (0, 0), 3) as team:
+    team.step(torch.arange(6), torch.arange(3))
+    print(*(worker.pid for worker in team.workers), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
+    shared_before = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    workers = list(map(int, process.stdout.readline().split()))
+    assert len(workers) == 2
+    process.send_signal(number)
+    process.wait(10)
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert set(os.listdir("/dev/shm")) <= shared_before
+
+
+def alive(pid):
+    """Whether a process still runs; one that has ended and waits for a parent to notice does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -65,14 +65,16 @@ def train(network, pixels, labels, settings):
     steps, done = settings.epochs * batches, 0
     with Team(network, learn, shards) as team:
         optimizer = SGD(network, settings.momentum, settings.decay)
-        for epoch in range(settings.epochs):
-            order = torch.randperm(len(labels), generator=generator)
-            progress = Progress(epoch, settings.epochs, len(labels))
-            for batch in order.tensor_split(batches):
-                progress.add(len(batch), *team.step(batch, torch.randint(1 << 62, (shards,), generator=generator)))
+        progress = Progress(settings.epochs, len(labels))
+        for _ in range(settings.epochs):
+            progress.start_epoch()
+            for batch in torch.randperm(len(labels), generator=generator).tensor_split(batches):
+                seeds = torch.randint(1 << 62, (shards,), generator=generator)
+                progress.add(len(batch), *team.step(batch, seeds))
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
-            progress.close()
+            progress.end_epoch()
+        progress.bar.close()
 
 
 def parts(photos, size):
@@ -81,24 +83,29 @@ def parts(photos, size):
 
 
 class Progress:
-    """An epoch's progress: a bar on a terminal, otherwise a line when it is over."""
+    """What people see of the training: a bar on a terminal, elsewhere a line when an epoch is over."""
 
-    def __init__(self, epoch, epochs, photos):
-        self.name = f"epoch {epoch + 1}/{epochs}"
-        self.bar = tqdm(total=photos, unit="photo", desc=self.name, disable=not sys.stderr.isatty())
+    def __init__(self, epochs, photos):
+        self.epochs, self.epoch, self.terminal = epochs, 0, sys.stderr.isatty()
+        self.bar = tqdm(total=epochs * photos, unit="photo", disable=not self.terminal,
+                        bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
+
+    def start_epoch(self):
+        self.epoch += 1
         self.photos = self.loss = self.right = 0
 
     def add(self, photos, loss, right):
+        """Counts a batch, with its sums of loss and right answers."""
         if not math.isfinite(loss):
-            raise Diverged(f"Training diverged in {self.name}: the loss is no longer a number. Try a smaller --learning-rate.")
+            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss is no longer a number. Try a smaller --learning-rate.")
         self.photos, self.loss, self.right = self.photos + photos, self.loss + loss, self.right + right
-        self.bar.set_postfix_str(self.figures(), refresh=False)
+        self.bar.set_description_str(self.line(), refresh=False)
         self.bar.update(photos)
 
-    def figures(self):
-        return f"loss {self.loss / self.photos:.3f}, training accuracy {self.right / self.photos:.1%}"
+    def end_epoch(self):
+        if not self.terminal:
+            print(self.line(), flush=True)
 
-    def close(self):
-        self.bar.close()
-        if self.bar.disable:
-            print(f"{self.name}: {self.figures()}", flush=True)
+    def line(self):
+        mean_loss, accuracy = self.loss / self.photos, self.right / self.photos
+        return f"epoch {self.epoch}/{self.epochs}: loss {mean_loss:.3f}, training accuracy {accuracy:.1%}"

@@ -200,10 +200,10 @@ def test_ctrl_c_ends_with_130(data):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the script command of Linux")
 def test_a_terminal_gets_a_progress_bar(data):
-    command = f"{sys.executable} -m scene.main train test FCNN --epochs 2"
+    command = f"stty rows 40 cols 110; {sys.executable} -m scene.main train test FCNN --epochs 2"
     result = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=data, capture_output=True, text=True)
     assert result.returncode == 0
-    for part in ("epoch 2/2", "loss ", "training accuracy ", "photo/s"):
+    for part in ("epoch 2/2: loss ", ", training accuracy ", "100 %, ", "photo/s, 00:00 left"):
         assert part in result.stdout
 
 

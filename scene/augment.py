@@ -11,12 +11,12 @@ import math
 import torch
 
 
-def augment(photos, generator, area=0.5, light=0.2):
+def augment(photos, size, generator, area=0.5, light=0.2):
     """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light.
 
-    photos: uint8 (N, H, W, 3) -> float (N, H, W, 3), 0…255.   A crop keeps a share of the picture drawn from area…1.
+    photos: uint8 (N, H, W, 3) -> float (N, size, size, 3), 0…255.   A crop keeps a share of the photo drawn from area…1.
     """
-    return relight(crop(photos, area, generator), light, generator)
+    return relight(crop(photos, size, area, generator), light, generator)
 
 
 def uniform(low, high, shape, generator):
@@ -24,11 +24,11 @@ def uniform(low, high, shape, generator):
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-def crop(photos, area, generator):
-    """A random part of each photo, mirrored half of the time and stretched back to full size, by linear interpolation.
+def crop(photos, size, area, generator):
+    """A random part of each photo, mirrored half of the time, resized to size x size by linear interpolation.
 
-    Every row of the result mixes two rows of the photo, and every column two columns: two matrix products,
-    out = R · photo · Cᵀ, with R: (N, H, H) and C: (N, W, W).
+    A row of the result mixes a few rows of the photo, and a column a few columns: out = R photo Cᵀ, for each colour, with
+    R: (N, size, H) and C: (N, size, W), two batched matrix products.
     """
     n, h, w, c = photos.shape
     share = uniform(area, 1, n, generator)
@@ -38,20 +38,24 @@ def crop(photos, area, generator):
     left = uniform(0, 1, n, generator) * (1 - width)
     mirrored = uniform(0, 1, n, generator) < 0.5
     left, width = torch.where(mirrored, left + width, left), torch.where(mirrored, -width, width)
-    tall = interpolation(top, height, h) @ photos.float().reshape(n, h, w * c)                       # -> (N, H, W·C)
-    wide = tall.reshape(n, h, w, c).transpose(1, 2).reshape(n, w, h * c)                             # -> (N, W, H·C)
-    return (interpolation(left, width, w) @ wide).reshape(n, w, h, c).transpose(1, 2).contiguous()   # -> (N, H, W, C)
+    tall = interpolation(top, height, h, size) @ photos.float().reshape(n, h, w * c)        # -> (N, size, W·C)
+    wide = tall.reshape(n, size, w, c).transpose(1, 2).reshape(n, w, size * c)              # -> (N, W, size·C)
+    across = interpolation(left, width, w, size) @ wide                                     # -> (N, size, size·C)
+    return across.reshape(n, size, size, c).transpose(1, 2).contiguous()                    # columns, rows -> rows, columns
 
 
-def interpolation(start, extent, size):
-    """Matrices that resample rows: row i of the result lies at start + (i + ½)/size · extent, as a share of the photo.
+def interpolation(start, extent, source, size):
+    """Matrices that resample `source` rows to `size`: row i of the result lies at start + (i + ½)/size · extent, 0…1.
 
-    start, extent: (N,) -> (N, size, size), each row with two neighbouring weights that add up to 1.
+    start, extent: (N,) -> (N, size, source). Where rows are enlarged, each mixes its two neighbours; where they are shrunk,
+    the triangle of weights widens with them, so that fine detail does not turn into noise. The weights of a row add up to 1.
     """
-    pixel = torch.arange(size, device=start.device)
-    centre = (start[:, None] + (pixel + 0.5) / size * extent[:, None]) * size - 0.5                  # (N, size)
-    centre = centre.clip(0, size - 1)
-    return (1 - (centre[:, :, None] - pixel).abs()).clip(min=0)                                      # (N, size, size)
+    pixel = torch.arange(source, device=start.device)
+    share = (torch.arange(size, device=start.device) + 0.5) / size
+    centre = (start[:, None] + share * extent[:, None]) * source - 0.5                                # (N, size)
+    reach = (extent.abs() * source / size).clip(min=1)[:, None, None]
+    weights = (1 - (centre[:, :, None] - pixel).abs() / reach).clip(min=0)                            # (N, size, source)
+    return weights / weights.sum(2, keepdim=True)
 
 
 def relight(photos, strength, generator):

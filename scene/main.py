@@ -117,7 +117,7 @@ def parse(arguments):
     parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: fewer, the more photos)")
     parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: 64)")
     parser.add_argument("--learning-rate", type=number(float, 1e-9), help="at its highest (default: what suits the mode)")
-    parser.add_argument("--image-size", type=number(int, 8, 512), help="photos are resized to this many pixels a side (default: FCNN 32, CNN 64)")
+    parser.add_argument("--image-size", type=number(int, 8, 512), help="photos are resized to so many pixels a side (FCNN 32, CNN 64)")
     parser.add_argument("--loss", choices=["cross-entropy", "mse"], help="(default: cross-entropy)")
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")

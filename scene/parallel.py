@@ -23,10 +23,10 @@ from scene.folder import cores
 
 
 class Team:
-    """Computes the gradients of whole batches: `with Team(network, learn, shards) as team: team.step(batch, seeds)`.
+    """Computes the gradients of whole batches: `with Team(network, learn, shards) as team: team.step(step, batch, seeds)`.
 
-    learn(photos, generator) takes some photos, given by their numbers, through the network, forward and backward, and returns
-    two sums over them: loss and right answers. Workers call it too, with everything as it was when the team started.
+    learn(step, photos, generator) takes some photos, given by their numbers, through the network, forward and backward, and
+    returns two sums over them: loss and right answers. Workers call it too, with everything as it was when the team started.
     """
 
     def __init__(self, network, learn, shards):
@@ -62,15 +62,15 @@ class Team:
         for worker in self.workers:
             worker.join()
 
-    def step(self, batch, seeds):
+    def step(self, step, batch, seeds):
         """Leaves a batch's mean gradient in network.grads and moves its statistics.   batch: (N,), seeds: (shards,) int64.
 
         Returns the batch's sums of loss and right answers.
         """
         for pipe in self.pipes:
-            pipe.send_bytes(batch.numpy())
-            pipe.send_bytes(seeds.numpy())
-        self.work(0, batch, seeds)
+            for message in (torch.tensor([step]), batch, seeds):
+                pipe.send_bytes(message.numpy())
+        self.work(0, step, batch, seeds)
         for pipe in self.pipes:
             if error := pipe.recv_bytes():
                 raise RuntimeError(f"a worker process failed: {error.decode()}")
@@ -84,13 +84,13 @@ class Team:
         self.network.place(self.params, state, grads)
         return self.sums.sum(0).tolist()
 
-    def work(self, rank, batch, seeds):
+    def work(self, rank, step, batch, seeds):
         """This process's shards of the batch: every processes-th one."""
         for j in range(rank, self.shards, self.processes):
             self.states[j] = self.state
             self.network.place(self.params, self.states[j], self.grads[j])
             self.generator.manual_seed(seeds[j].item())
-            self.sums[j] = torch.tensor(self.learn(batch.tensor_split(self.shards)[j], self.generator))
+            self.sums[j] = torch.tensor(self.learn(step, batch.tensor_split(self.shards)[j], self.generator))
 
     def serve(self, rank, pipe, others):
         """A worker's life: its share of every batch, until the pipe to the parent ends."""
@@ -99,11 +99,11 @@ class Team:
             other.close()
         while True:
             try:
-                batch, seeds = (torch.from_numpy(np.frombuffer(pipe.recv_bytes(), np.int64).copy()) for _ in range(2))
+                step, batch, seeds = (torch.from_numpy(np.frombuffer(pipe.recv_bytes(), np.int64).copy()) for _ in range(3))
             except (EOFError, ConnectionError):
                 return
             try:
-                self.work(rank, batch, seeds)
+                self.work(rank, step.item(), batch, seeds)
                 pipe.send_bytes(b"")
             except Exception as error:
                 pipe.send_bytes(repr(error).encode())

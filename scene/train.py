@@ -52,17 +52,17 @@ def train(network, pixels, labels, settings):
     network.start(generator, settings.device)
     network.layers[0].fit(pixels)
     loss = LOSSES[settings.loss]()
+    batches = parts(len(labels), settings.batch_size)
+    shards = parts(len(labels) // batches, SHARD)
+    steps, done = settings.epochs * batches, 0
 
-    def learn(batch, generator):
-        x = augment(pixels[batch], generator)
+    def learn(step, batch, generator):
+        x = augment(pixels[batch], size_at(step / steps, network), generator)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
         return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
 
-    batches = parts(len(labels), settings.batch_size)
-    shards = parts(len(labels) // batches, SHARD)
-    steps, done = settings.epochs * batches, 0
     with Team(network, learn, shards) as team:
         optimizer = SGD(network, settings.momentum, settings.decay)
         progress = Progress(settings.epochs, len(labels))
@@ -70,11 +70,24 @@ def train(network, pixels, labels, settings):
             progress.start_epoch()
             for batch in torch.randperm(len(labels), generator=generator).tensor_split(batches):
                 seeds = torch.randint(1 << 62, (shards,), generator=generator)
-                progress.add(len(batch), *team.step(batch, seeds))
+                progress.add(len(batch), *team.step(done, batch, seeds))
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
         progress.bar.close()
+
+
+def size_at(t, network):
+    """The side of training's crops when a share t of the training is done: small at first, which is several times faster.
+
+    A crop is a part of a photo, so things look larger in it than in the whole photos of the test. Crops of ¾ of the side
+    make up for that: what training saw last has the size that the test will show.
+    Source: Howard, Training Imagenet in 3 hours for 25 minutes (2018); Touvron et al., Fixing the Train-Test Resolution
+    Discrepancy (2019).
+    """
+    if not network.any_size:
+        return network.image_size
+    return max(8, round(network.image_size * (1 / 2 if t < 0.4 else 3 / 4)))
 
 
 def parts(photos, size):

@@ -18,15 +18,15 @@ def draw(n, size, seed):
 @given(photos, seeds)
 def test_values_stay_in_their_range(shape, seed):
     x, generator = draw(*shape, seed)
-    y = augment(x, generator)
-    assert y.shape == x.shape and y.dtype == torch.float32
+    y = augment(x, 7, generator)
+    assert y.shape == (shape[0], 7, 7, 3) and y.dtype == torch.float32
     assert y.min() >= 0 and y.max() <= 255
 
 
 @given(photos, seeds)
 def test_the_same_seed_gives_the_same_photos(shape, seed):
     x, _ = draw(*shape, seed)
-    first, second, other = (augment(x, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
+    first, second, other = (augment(x, 9, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -35,31 +35,39 @@ def test_the_same_seed_gives_the_same_photos(shape, seed):
 def test_one_colour_stays_that_colour_when_cropped(shape, seed):
     n, size = shape
     x = torch.full((n, size, size, 3), 77, dtype=torch.uint8)
-    torch.testing.assert_close(crop(x, 0.3, torch.Generator().manual_seed(seed)), x.float())
+    torch.testing.assert_close(crop(x, 5, 0.3, torch.Generator().manual_seed(seed)), torch.full((n, 5, 5, 3), 77.0))
 
 
 @given(st.integers(1, 30))
 def test_the_whole_photo_is_the_identity_and_backwards_its_mirror(size):
-    whole = interpolation(torch.tensor([0.0]), torch.tensor([1.0]), size)[0]
-    mirror = interpolation(torch.tensor([1.0]), torch.tensor([-1.0]), size)[0]
+    whole = interpolation(torch.tensor([0.0]), torch.tensor([1.0]), size, size)[0]
+    mirror = interpolation(torch.tensor([1.0]), torch.tensor([-1.0]), size, size)[0]
     torch.testing.assert_close(whole, torch.eye(size), atol=1e-5, rtol=0)
     torch.testing.assert_close(mirror, torch.eye(size).flip(0), atol=1e-5, rtol=0)
 
 
-@given(st.integers(1, 6), st.integers(0, 3), seeds)
-def test_a_crop_is_the_interpolation_of_torch(half, left, seed):
-    """The middle of a crop of 2·half pixels, enlarged to 8·half: F.interpolate, but where it stops at the crop's edge."""
-    size = 8 * half
-    x = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    left = min(left, size - 2 * half)
-    ours = interpolation(torch.tensor([left / size]), torch.tensor([0.25]), size)[0] @ x
+@given(st.integers(1, 20), st.integers(1, 40), seeds)
+def test_resizing_is_that_of_torch(source, size, seed):
+    """With antialiasing, which is the same where the source is enlarged."""
+    x = torch.randn(source, generator=torch.Generator().manual_seed(seed))
+    ours = interpolation(torch.tensor([0.0]), torch.tensor([1.0]), source, size)[0] @ x
+    theirs = F.interpolate(x[None, None, :, None], (size, 1), mode="bilinear", antialias=True)[0, 0, :, 0]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@given(st.integers(2, 6), st.integers(0, 3), seeds)
+def test_a_crop_is_its_part_resized(half, left, seed):
+    """Away from the crop's edge, where it may look at pixels outside the crop."""
+    source = 8 * half
+    x = torch.randn(source, generator=torch.Generator().manual_seed(seed))
+    ours = interpolation(torch.tensor([left / source]), torch.tensor([0.25]), source, source)[0] @ x
     theirs = F.interpolate(x[None, None, left:left + 2 * half], scale_factor=4, mode="linear")[0, 0]
     torch.testing.assert_close(ours[2:-2], theirs[2:-2], atol=1e-4, rtol=1e-4)
 
 
 def test_half_of_the_photos_are_mirrored():
     x = torch.arange(8, dtype=torch.uint8).repeat(400, 8, 1)[..., None].expand(-1, -1, -1, 3)       # brighter to the right
-    y = crop(x, 1, torch.Generator().manual_seed(0))
+    y = crop(x, 8, 1, torch.Generator().manual_seed(0))
     assert 150 < (y[:, 0, 0, 0] > y[:, 0, -1, 0]).sum() < 250
 
 

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from scene.models import CNN, FCNN
 from scene.nn.activation import ReLU
+from scene.nn.conv import Conv2d
 from scene.nn.layer import Network
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.nn.normalize import Normalize
+from scene.nn.pool import MaxPool2d
 from scene.optim import SGD
 from tests.strategies import seeds
 from tests.twins import twin
@@ -21,6 +23,11 @@ from tests.twins import twin
 def original_fcnn():
     """The network that Scene began with: 3072-25-1000-5."""
     return Network(Normalize(), Flatten(), Linear(3072, 25), ReLU(), Linear(25, 1000), ReLU(), Linear(1000, 5))
+
+
+def original_cnn():
+    """Two 5x5 convolutions with 6 and 16 channels, on 32x32."""
+    return Network(Normalize(), Conv2d(3, 6, 5), MaxPool2d(2), ReLU(), Conv2d(6, 16, 5), MaxPool2d(2), ReLU(), Flatten(), Linear(400, 5))
 
 
 def start(network, seed=0):
@@ -38,10 +45,15 @@ def test_parameter_counts():
     hidden = 3072 * 512 + 512 + 2 * 512 + 512 * 256 + 256 + 2 * 256
     assert FCNN(10).size == hidden + 256 * 10 + 10
     assert FCNN(10).state_size == 2 * 3 + 2 * 512 + 2 * 256
+    stem, blocks = 4 * 4 * 3 * 32 + 2 * 32, 0
+    for inputs, outputs in ((32, 64), (64, 128)):
+        blocks += 9 * inputs * outputs + 2 * 9 * outputs * outputs + 3 * 2 * outputs
+    assert CNN(10).size == stem + blocks + 128 * 10 + 10 == 464_842
+    assert original_cnn().size == 5 * 5 * 3 * 6 + 6 + 5 * 5 * 6 * 16 + 16 + 5 * 5 * 16 * 5 + 5
 
 
-@pytest.mark.parametrize("make, size", [(original_fcnn, 32), (lambda: FCNN(5, dropout=0), 32), (lambda: CNN(5), 64)],
-                         ids=["original FCNN", "FCNN", "CNN"])
+@pytest.mark.parametrize("make, size", [(original_fcnn, 32), (original_cnn, 32), (lambda: FCNN(5, dropout=0), 32), (lambda: CNN(5), 64)],
+                         ids=["original FCNN", "original CNN", "FCNN", "CNN"])
 def test_losses_are_those_of_the_twin_for_twenty_steps(make, size):
     ours = start(make())
     theirs = twin(ours).train()

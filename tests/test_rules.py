@@ -63,8 +63,8 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-FUSED = ("conv", "batch_norm", "layer_norm", "group_norm", "pool", "dropout", "linear", "relu", "cross_entropy", "nll", "mse", "grid_sampl", "upsample", "backward",
-         "im2col", "col2im", "fold", "attention", "sgd", "adam", "compile")
+FUSED = ("conv", "batch_norm", "layer_norm", "group_norm", "pool", "dropout", "linear", "relu", "cross_entropy", "nll", "mse",
+         "grid_sampl", "upsample", "backward", "im2col", "col2im", "fold", "attention", "sgd", "adam", "compile")
 
 
 @pytest.mark.parametrize("network", [CNN(3, 32), FCNN(3, 32)], ids=["CNN", "FCNN"])

@@ -85,7 +85,7 @@ def team(processes, monkeypatch, learn=None):
     network = Network(Flatten(), Linear(16 * 16 * 3, 3)).start(torch.Generator().manual_seed(0))
     loss = CrossEntropy()
 
-    def by_hand(batch, generator):
+    def by_hand(step, batch, generator):
         z = network.forward(pixels[batch].float() / 255, training=True)
         value = loss.forward(z, labels[batch])
         network.backward(loss.backward())
@@ -98,11 +98,11 @@ def team(processes, monkeypatch, learn=None):
 def test_the_gradient_of_a_batch_is_that_of_its_shards_together(processes, monkeypatch):
     network, workers, by_hand = team(processes, monkeypatch)
     batch = torch.arange(23)
-    sums = [float(value) for value in by_hand(batch, None)]
+    sums = [float(value) for value in by_hand(0, batch, None)]
     whole = network.grads.clone()
     with workers:
         for _ in range(2):
-            assert workers.step(batch, torch.arange(4)) == pytest.approx(sums)
+            assert workers.step(0, batch, torch.arange(4)) == pytest.approx(sums)
             torch.testing.assert_close(network.grads, whole)
 
 
@@ -112,27 +112,27 @@ def test_statistics_are_the_mean_of_the_shards(monkeypatch):
     network.state_size = 3
     network.state = torch.zeros(3)
 
-    def learn(batch, generator):
+    def learn(step, batch, generator):
         network.state += batch.float().mean()
         return 0, 0
 
     workers = Team(network, learn, shards=3)
     with workers:
-        workers.step(torch.tensor([1, 2, 3, 4, 5, 6, 9]), torch.arange(3))
+        workers.step(0, torch.tensor([1, 2, 3, 4, 5, 6, 9]), torch.arange(3))
     torch.testing.assert_close(workers.state, torch.full((3,), 30 / 7))
 
 
 def test_a_worker_that_fails_is_reported_and_none_remains(monkeypatch):
     parent = os.getpid()
 
-    def learn(batch, generator):
+    def learn(step, batch, generator):
         if os.getpid() != parent:
             raise MemoryError("too much")
         return 0, 0
 
     _, workers, _ = team(3, monkeypatch, learn)
     with pytest.raises(RuntimeError, match=r"a worker process failed: MemoryError\('too much'\)"), workers:
-        workers.step(torch.arange(23), torch.arange(4))
+        workers.step(0, torch.arange(23), torch.arange(4))
     assert not any(worker.is_alive() for worker in workers.workers)
 
 
@@ -143,8 +143,8 @@ from scene.nn.layer import Network
 from scene.nn.linear import Linear
 scene.parallel.cores = lambda: 3
 network = Network(Linear(1, 1)).start(torch.Generator())
-with scene.parallel.Team(network, lambda batch, generator: (0, 0), 3) as team:
-    team.step(torch.arange(6), torch.arange(3))
+with scene.parallel.Team(network, lambda *arguments: (0, 0), 3) as team:
+    team.step(0, torch.arange(6), torch.arange(3))
     print(*(worker.pid for worker in team.workers), flush=True)
     time.sleep(60)
 """

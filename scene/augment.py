@@ -11,10 +11,10 @@ import math
 import torch
 
 
-def augment(photos, size, generator, area=0.5, light=0.2):
+def augment(photos, size, generator, area=0.5, light=0.1):
     """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light.
 
-    photos: uint8 (N, H, W, 3) -> float (N, size, size, 3), 0…255.   A crop keeps a share of the photo drawn from area…1.
+    photos: uint8 (N, H, W, 3) -> float (N, size, size, 3), 0…255.   A crop keeps about a share of the photo drawn from area…1.
     """
     return relight(crop(photos, size, area, generator), light, generator)
 
@@ -59,14 +59,15 @@ def interpolation(start, extent, source, size):
 
 
 def relight(photos, strength, generator):
-    """Other light: brightness, contrast and the strength of each colour, each drawn within ± strength (colours half of it).
+    """Other light: y = b (m + a (x - m)), with a the contrast around the photo's mean m and b the brightness of each colour.
 
-    photos: float (N, H, W, 3) -> the same shape, 0…255.
+    photos: float (N, H, W, 3) -> the same shape, 0…255. Contrast and brightness vary within ± strength, and each colour's
+    brightness by half as much again.
     """
     n, h, w, c = photos.shape
     contrast = 1 + uniform(-strength, strength, (n, 1), generator)
-    gain = contrast * (1 + uniform(-strength, strength, (n, 1), generator)) * (1 + uniform(-strength, strength, (n, c), generator) / 2)
+    brightness = (1 + uniform(-strength, strength, (n, 1), generator)) * (1 + uniform(-strength, strength, (n, c), generator) / 2)
     mean = photos.mean((1, 2, 3))[:, None]
-    shift = mean * gain / contrast - mean * gain
-    rows = photos.reshape(n, h, w * c)
+    gain, shift = brightness * contrast, brightness * (1 - contrast) * mean                 # y = gain x + shift
+    rows = photos.reshape(n, h, w * c)                                                      # a row of W pixels at once: faster
     return (rows * gain.repeat(1, w)[:, None] + shift.repeat(1, w)[:, None]).clip_(0, 255).reshape(n, h, w, c)

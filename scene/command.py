@@ -1,12 +1,10 @@
 """What every command does about errors: people read a sentence and get an exit code, never a trace.
 
-Next: folder.py
+Next: photo.py
 """
 
 import os
 import sys
-import tempfile
-import traceback
 
 
 class UserError(Exception):
@@ -17,14 +15,20 @@ class UserError(Exception):
 
 def printable(name):
     r"""A name or path fit to be shown: bytes that are not UTF-8 as `\xff`, line breaks and other controls as `\n`."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    def shown(c):
+        if "\udc80" <= c <= "\udcff":                       # how Python keeps a byte of a file's name that is not UTF-8
+            return f"\\x{ord(c) - 0xdc00:02x}"
+        return c if c.isprintable() else c.encode("unicode_escape").decode()
+
+    return "".join(map(shown, os.fsdecode(name)))
 
 
 def run(work, *arguments):
     """Calls work(*arguments) and returns the command's exit code: work's own, or 0, or that of the error it ended with."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")       # a terminal that knows no Greek is no reason to fail
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")        # None where the shell closed it
+        stream.reconfigure(errors="backslashreplace")               # a terminal that knows no Greek is no reason to fail
+        setattr(sys, name, stream)
     try:
         code = work(*arguments) or 0
         sys.stdout.flush()
@@ -43,6 +47,9 @@ def run(work, *arguments):
         print(f"{where}{error.strerror or error}.", file=sys.stderr)
         return 2
     except Exception as error:
+        import tempfile
+        import traceback
+
         with tempfile.NamedTemporaryFile("w", prefix="scene-", suffix=".log", delete=False, encoding="utf-8") as file:
             traceback.print_exc(file=file)
         print(f"Something unforeseen went wrong ({type(error).__name__}: {error}). The details are in {file.name}.", file=sys.stderr)

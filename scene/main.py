@@ -20,7 +20,7 @@ EXIT_CODES = """\
 exit codes:
   0    done
   1    something unforeseen went wrong
-  2    a mistake in the command, in a folder or in a photo; nothing was trained
+  2    a mistake in the command, in a folder or in a photo, or a file that cannot be written
   3    training diverged
   130  stopped by Ctrl-C
 """
@@ -29,50 +29,71 @@ exit codes:
 def run(options):
     """Photos in; a model, its metrics and a report out."""
     started = time.monotonic()
-    os.makedirs(options.output, exist_ok=True)
-    model_path = options.load_model or os.path.join(options.output, f"model_{options.mode}")
+    model_path, metrics_path = prepare_output(options)
+    check_device(options.device)
     if options.load_model:
-        test_photos = load_test(options)
+        classifier, test_photos = load_test(options)
     else:
         train_photos, test_photos = load_both(options)
         train_and_save(train_photos, options, model_path)
+        classifier = Classifier.open(model_path)        # from the file: what is tested is what will be deployed
 
-    classifier = Classifier.open(model_path)            # from the file: what is tested is what will be deployed
     report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels), classifier.classes)
     report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2)}
-    metrics_path = os.path.join(options.output, f"metrics_{options.mode}.json")
-    with open(metrics_path, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
+    modelfile.write(metrics_path, json.dumps(report, indent=1).encode())
     print(metrics.describe(report))
     print(f"Model: {printable(model_path)}, metrics: {printable(metrics_path)}, total time: {report['seconds']:.1f} s")
 
 
+def prepare_output(options):
+    """The paths of model and metrics, in a folder that can be written to: better known before training than after."""
+    os.makedirs(options.output, exist_ok=True)
+    paths = [os.path.join(options.output, name) for name in (f"model_{options.mode}", f"metrics_{options.mode}.json")]
+    for path in paths:
+        if os.path.isdir(path):
+            raise UserError(f"{printable(path)} is a folder, where a file is to be written: choose another --output.")
+    modelfile.write(f"{paths[0]}.try", b"")
+    os.unlink(f"{paths[0]}.try")
+    return options.load_model or paths[0], paths[1]
+
+
+def check_device(device):
+    """Refuses a device that is not there."""
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no CUDA device here; leave the option away to train on the CPU.")
+
+
 def load_both(options):
-    """The photos of TRAIN and TEST, after saying what was found and whether it will do."""
+    """The photos of TRAIN and TEST, after saying what was found. Raises DataError with all that is wrong."""
     listings = [folder.scan(path) for path in (options.train, options.test)]
-    warnings = folder.check(*listings)
+    problems, warnings = folder.check(*listings)
     say_found(listings, warnings)
-    return folder.load(listings, listings[0].classes, options.image_size)
+    return folder.load(listings, listings[0].classes, options.image_size, problems)
 
 
 def load_test(options):
-    """The photos of TEST, for a model that is trained already."""
+    """A model that is trained already, as a Classifier, and the photos of TEST for it."""
     classifier = Classifier.open(options.load_model)
     mode, classes = classifier.card["mode"], classifier.classes
     if mode != options.mode:
         raise UserError(f"{printable(options.load_model)} is a model of mode {mode}, not {options.mode}: name the mode it has.")
     print(f"Model {printable(options.load_model)}: {mode}, {len(classes)} classes: {', '.join(classes)}")
     listing = folder.scan(options.test)
-    say_found([listing], folder.check_test(classes, listing))
-    return folder.load([listing], classes, classifier.network.image_size)[0]
+    problems, warnings = folder.check_test(classes, listing)
+    say_found([listing], warnings)
+    return classifier, folder.load([listing], classes, classifier.network.image_size, problems)[0]
 
 
 def say_found(listings, warnings):
+    """Prints what is in the folders, what was passed over, and the warnings."""
     for listing in listings:
-        counts = ", ".join(f"{name} {len(photos)}" for name, photos in listing.photos.items())
+        counts = ", ".join(f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()) or "none"
         print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(listing.classes)} classes: {counts}")
         if listing.skipped:
-            passed_over = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.skipped.items()))
+            passed_over = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(listing.skipped.items()))
             print(f"  passed over: {passed_over}")
     for warning in warnings:
         print(f"Warning: {warning}")
@@ -86,11 +107,12 @@ def train_and_save(photos, options, path):
     from scene.models import MODES
     from scene.train import train
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA device here; leave the option away to train on the CPU.")
     network = MODES[options.mode](len(photos.classes), options.image_size)
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    train(network, pixels, labels, make_settings(options, len(labels)))
+    settings = make_settings(options, len(labels))
+    print(f"Settings: mode {options.mode}, image size {options.image_size}, "
+          + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
+    train(network, pixels, labels, settings)
     card = {"mode": options.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
     modelfile.save(path, network, card)
 
@@ -101,9 +123,7 @@ def make_settings(options, photos):
 
     names = Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    settings = Settings(**defaults(options.mode, photos) | given)
-    print("Settings: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
-    return settings
+    return Settings(**defaults(options.mode, photos) | given)
 
 
 def parse(arguments):
@@ -124,6 +144,9 @@ def parse(arguments):
     parser.add_argument("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
     parser.add_argument("--load-model", metavar="PATH", help="test this model; nothing is trained, TRAIN is not read")
     options = parser.parse_args(arguments)
+    given = [name for name in ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed") if getattr(options, name) is not None]
+    if options.load_model and given:
+        print("Note: nothing is trained, so " + ", ".join(f"--{name.replace('_', '-')}" for name in given) + " will have no effect.")
     options.image_size = options.image_size or {"FCNN": 32, "CNN": 64}[options.mode]
     return options
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from scene.command import UserError
+from scene.command import UserError, printable
 from scene.models import MODES
 from scene.nn.arrays import as_numpy
 
@@ -29,12 +29,25 @@ class ModelFileError(UserError):
 
 
 def save(path, network, card):
-    """Writes a network and its card to path. The file appears whole or not at all."""
+    """Writes a network and its card to path. Raises OSError."""
     arrays = {name: np.ascontiguousarray(as_numpy(array)) for name, array in network.arrays().items()}
     scene = {"format": FORMAT, "card": card, "sha256": digest(card, arrays)}
-    with open(f"{path}.part", "wb") as file:
-        file.write(safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
-    os.replace(f"{path}.part", path)
+    write(path, safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
+
+
+def write(path, data):
+    """Writes bytes to path, whole or not at all: an older file there stays until the new one is complete. Raises OSError."""
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    except BaseException as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error      # people know path, not part
+        raise
 
 
 def load(data):
@@ -59,7 +72,7 @@ def read_scene(data):
         raise ModelFileError("it is a safetensors file, but not one of Scene's")
     scene = read_json(entry["scene"], "metadata")
     if scene.get("format") != FORMAT:
-        raise ModelFileError(f"its format is number {scene.get('format')}; this version of Scene reads number {FORMAT}")
+        raise ModelFileError(f"its format is number {scene.get('format')!r}; this version of Scene reads number {FORMAT}")
     card = scene.get("card")
     if not isinstance(card, dict) or {key: type(value) for key, value in card.items()} != CARD:
         raise ModelFileError("its card is incomplete")
@@ -84,16 +97,25 @@ def read_json(text, what):
 
 def build(card):
     """The network a card describes, still without memory for its weights."""
-    classes = card["classes"]
-    if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(c, str) for c in classes):
+    classes, architecture = card["classes"], card["architecture"]
+    if not all(isinstance(name, str) and name == printable(name) for name in classes) or not 2 <= len(set(classes)) == len(classes):
         raise ModelFileError("its list of classes is damaged")
     if card["mode"] not in MODES or card["fit"] != FIT:
-        raise ModelFileError(f"it needs a network of kind {card['mode']} on photos made to fit by {card['fit']}; "
+        raise ModelFileError(f"it needs a network of kind {card['mode']!r} on photos made to fit by {card['fit']!r}; "
                              "this version of Scene has no such thing")
     try:
-        return MODES[card["mode"]](len(classes), **card["architecture"])
-    except (TypeError, ValueError, OverflowError) as error:
+        if not all(map(sensible, architecture.values())):
+            raise ValueError("a number is out of range")
+        return MODES[card["mode"]](len(classes), **architecture)
+    except (TypeError, ValueError) as error:
         raise ModelFileError("its architecture is damaged") from error
+
+
+def sensible(value):
+    """Whether a number of an architecture can be meant: a side or width, a list of widths, or a rate of dropout."""
+    if isinstance(value, list):
+        return 1 <= len(value) <= 100 and all(type(width) is int and 1 <= width <= 100_000 for width in value)
+    return 8 <= value <= 1024 if type(value) is int else type(value) is float and 0 <= value < 1
 
 
 def read_arrays(data, network):

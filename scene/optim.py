@@ -11,7 +11,7 @@ import math
 class SGD:
     """Stochastic gradient descent with Nesterov momentum and weight decay; θ, g, v: flat vectors.
 
-        g ← g + λ θ  (weights only)     v ← μ v + g     θ ← θ - η (g + μ v)
+        g ← g + λ θ  (weights only)     v ← μ v + g     θ ← θ - η (g + μ v)     or, without Nesterov, θ ← θ - η v
 
     Source: Sutskever et al., On the Importance of Initialization and Momentum (2013), in the form torch.optim uses.
     """

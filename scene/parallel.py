@@ -57,9 +57,9 @@ class Team:
         return self
 
     def __exit__(self, *exception):
-        for pipe in self.pipes:
+        for pipe, worker in zip(self.pipes, self.workers, strict=True):
             pipe.close()
-        for worker in self.workers:
+            worker.terminate()                              # it may be in the middle of a step that nobody waits for
             worker.join()
 
     def step(self, step, batch, seeds):
@@ -67,22 +67,27 @@ class Team:
 
         Returns the batch's sums of loss and right answers.
         """
-        for pipe in self.pipes:
-            for message in (torch.tensor([step]), batch, seeds):
-                pipe.send_bytes(message.numpy())
-        self.work(0, step, batch, seeds)
-        for pipe in self.pipes:
-            if error := pipe.recv_bytes():
-                raise RuntimeError(f"a worker process failed: {error.decode()}")
-        grads, state = self.mean, self.state
-        parts = [len(part) / len(batch) for part in batch.tensor_split(self.shards)]
-        torch.mul(self.grads[0], parts[0], out=grads)
-        torch.mul(self.states[0], parts[0], out=state)
-        for j in range(1, self.shards):
-            grads.add_(self.grads[j], alpha=parts[j])
-            state.add_(self.states[j], alpha=parts[j])
-        self.network.place(self.params, state, grads)
+        try:
+            for pipe in self.pipes:
+                for message in (torch.tensor([step]), batch, seeds):
+                    pipe.send_bytes(message.numpy())
+            self.work(0, step, batch, seeds)
+            errors = [pipe.recv_bytes() for pipe in self.pipes]
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError("a worker process was killed, perhaps for lack of memory") from error
+        if any(errors):
+            raise RuntimeError("a worker process failed: " + b", ".join(filter(None, errors)).decode())
+        self.combine(len(batch))
         return self.sums.sum(0).tolist()
+
+    def combine(self, photos):
+        """The mean of the shards' gradients, and of the moves of their statistics, each weighted by its photos."""
+        moves = self.states - self.state
+        self.mean.zero_()
+        for j, part in enumerate(torch.arange(photos).tensor_split(self.shards)):
+            self.mean.add_(self.grads[j], alpha=len(part) / photos)
+            self.state.add_(moves[j], alpha=len(part) / photos)
+        self.network.place(self.params, self.state, self.mean)
 
     def work(self, rank, step, batch, seeds):
         """This process's shards of the batch: every processes-th one."""
@@ -100,13 +105,17 @@ class Team:
         while True:
             try:
                 step, batch, seeds = (torch.from_numpy(np.frombuffer(pipe.recv_bytes(), np.int64).copy()) for _ in range(3))
+                pipe.send_bytes(self.attempt(rank, step.item(), batch, seeds))
             except (EOFError, ConnectionError):
                 return
-            try:
-                self.work(rank, step.item(), batch, seeds)
-                pipe.send_bytes(b"")
-            except Exception as error:
-                pipe.send_bytes(repr(error).encode())
+
+    def attempt(self, *arguments):
+        """Does a worker's share of a batch; returns the error's text if there was one, else nothing."""
+        try:
+            self.work(*arguments)
+        except Exception as error:
+            return repr(error).encode()
+        return b""
 
 
 def shared(*shape):

@@ -1,8 +1,7 @@
 """Photo bytes -> pixels: the one decoder, for training, testing, the command line and the endpoint.
 
-Photos come from years of cameras and, at the endpoint, from strangers. So whatever the bytes are, `decode` either
-returns the whole photo or raises `PhotoError` with one sentence to show, and it spends no memory on pixels before it
-knows how many there are.
+Photos come from years of cameras and, at the endpoint, from strangers. So whatever the bytes are, `decode` either returns the
+whole photo or raises PhotoError with one sentence to show, and it spends no memory on pixels before it knows how many there are.
 
 Next: folder.py
 """
@@ -23,13 +22,13 @@ from PIL.PngImagePlugin import PngImageFile
 # Pillow warns of what it can live with (odd EXIF, odd animations); what we cannot live with is a PhotoError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held, 1 to 8
-TURN = {  # what sets a photo upright again; 1 is upright
+ORIENTATION = 0x0112        # the EXIF tag that says how the camera was held, 1 to 8
+TURN = {                    # what sets a photo upright again; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,  # Pillow counts anticlockwise: this is a quarter turn clockwise
+    6: Image.Transpose.ROTATE_270,         # Pillow counts anticlockwise: this is a quarter turn clockwise
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
@@ -51,7 +50,7 @@ class Limits(NamedTuple):
     max_pixels: int
 
 
-# One's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes for each, 8 for RGBA and
+# One's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes for each, 8 for RGBA, 16-bit grey and
 # progressive CMYK, on every core; most JPEGs need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
 # Photos from the network. Lambda takes requests of 6 MB; 25 million pixels need 100 to 200 MB.
@@ -61,14 +60,14 @@ REMOTE = Limits(("JPEG", "PNG"), max_bytes=6_000_000, max_pixels=25_000_000)
 def read(path, limits=LOCAL):
     """The bytes of the file at `path`.
 
-    Raises `PhotoError` if it cannot be read or is no regular file (a pipe could keep us waiting for ever), and
-    `PhotoTooLarge`, before reading, if it is over the limit.
+    Raises PhotoError if it cannot be read or is no regular file (a pipe could keep us waiting for ever), and PhotoTooLarge,
+    before reading, if it is over the limit.
     """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise PhotoError("not a regular file")
-        _check_bytes(status.st_size, limits)
+        check_bytes(status.st_size, limits)
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
@@ -78,41 +77,43 @@ def read(path, limits=LOCAL):
 def decode(data, size, limits=LOCAL):
     """Photo bytes -> pixels, (size, size, 3) uint8, RGB.
 
-    The whole photo is stretched to the square. A scene is its whole layout, and a crop would cut off the sky or the
-    shore; training sees random crops of many shapes, so the network is used to some stretching.
+    The whole photo is stretched to the square. A scene is its whole layout, and a crop would cut off the sky or the shore;
+    training sees random crops of many shapes, so the network is used to some stretching.
 
     - EXIF orientation is applied. Where EXIF is broken, the photo stays as it is.
     - Grey, black and white, palette: their RGB colours. CMYK, YCCK: Pillow's plain formula, without colour profiles.
-    - Transparency: over white. 16 bits a channel: the high byte. Animations and MPO: the first picture.
+    - Transparency: over white, except a single transparent colour of 16-bit RGB, which Pillow does not find.
+    - 16 bits a channel: the high byte. Animations and MPO: the first picture.
 
-    Raises `PhotoError` if the bytes are not one whole photo, `PhotoTooLarge` if it is over the limits.
+    Raises PhotoError if the bytes are not one whole photo, PhotoTooLarge if it is over the limits.
     """
-    _check_bytes(len(data), limits)
-    name = _format(data, limits.formats)
+    check_bytes(len(data), limits)
+    name = find_format(data, limits.formats)
     file, start = BytesIO(data), 0
     try:
-        image = _open(file, name)
+        image = open_image(file, name)
         start = file.tell()
         if image.width * image.height > limits.max_pixels:
             most = f"at most {limits.max_pixels / 1e6:g} million are accepted"
             raise PhotoTooLarge(f"{image.width}x{image.height} pixels; {most}: shrink it first")
-        _check_whole(data, name, start)
-        return np.array(_upright(_square(image, size), image))
+        check_whole(data, name, start)
+        return np.array(upright(stretch(image, size), image))
     except (PhotoError, MemoryError):
         raise
-    except Exception as error:  # Pillow raises a dozen kinds
-        _check_whole(data, name, start)
+    except Exception as error:      # Pillow raises a dozen kinds
+        check_whole(data, name, start)
         raise PhotoError(f"damaged: the {name} cannot be decoded") from error
 
 
-def _check_bytes(count, limits):
+def check_bytes(count, limits):
+    """Raises PhotoTooLarge if so many bytes are over the limit."""
     if count > limits.max_bytes:
         most = f"at most {limits.max_bytes / 1e6:g} MB are accepted"
         raise PhotoTooLarge(f"{count / 1e6:.1f} MB; {most}: shrink it first")
 
 
-def _format(data, accepted):
-    """JPEG, PNG or WebP, by the first bytes: the file's name may lie."""
+def find_format(data, accepted):
+    """JPEG, PNG or WebP, by the first bytes: the file's name may lie. Raises PhotoError if it is none of those accepted."""
     if not data:
         raise PhotoError("the file is empty")
     name, other = None, ""
@@ -131,37 +132,39 @@ def _format(data, accepted):
     return name
 
 
-class _Jpeg(JpegImageFile):
+class Jpeg(JpegImageFile):
+    """Pillow's JPEG, less sensitive."""
+
     def _read_dpi_from_exif(self):
         """Pillow asks EXIF for the resolution, and broken EXIF can then cost a good photo. We need no resolution."""
 
 
-def _open(file, name):
+def open_image(file, name):
     """The picture, only its header read. By class, not by `Image.open`: no other decoder of Pillow's can be reached."""
     if name == "WebP":
         from PIL.WebPImagePlugin import WebPImageFile  # the endpoint never needs it
 
         return WebPImageFile(file)
-    return {"JPEG": _Jpeg, "PNG": PngImageFile}[name](file)
+    return {"JPEG": Jpeg, "PNG": PngImageFile}[name](file)
 
 
-def _check_whole(data, name, start):
-    """Raise `PhotoError` if the end of the file is missing or a checksum is wrong. The picture starts at `start`.
+def check_whole(data, name, start):
+    """Raises PhotoError if the end of the file is missing or a checksum is wrong. The picture starts at `start`.
 
     Decoders let much pass: half a JPEG in a file that a copy filled up with zeros becomes a photo half grey.
     """
     if name == "JPEG":
-        whole = data.find(b"\xff\xd9", start) >= 0  # the marker of the end, never part of a picture
+        whole = data.find(b"\xff\xd9", start) >= 0       # the marker of the end, never part of a picture
     elif name == "WebP":
         whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
     else:
-        whole = _check_chunks(data)
+        whole = has_all_chunks(data)
     if not whole:
         raise PhotoError(f"truncated: the end of the {name} is missing")
 
 
-def _check_chunks(data):
-    """Whether a PNG is there up to its last chunk; raises `PhotoError` if a chunk belies its checksum.
+def has_all_chunks(data):
+    """Whether a PNG is there up to its last chunk; raises PhotoError if a chunk belies its checksum.
 
     A chunk is the length of its content (4 bytes), its kind (4), its content, and the CRC-32 of kind and content (4).
     """
@@ -173,22 +176,24 @@ def _check_chunks(data):
         end = start + 8 + length
         if end + 4 > len(data):
             return False
-        if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        if zlib.crc32(memoryview(data)[start + 4:end]) != int.from_bytes(data[end:end + 4], "big"):
             raise PhotoError("damaged: a checksum in the PNG is wrong")
         start = end + 4
     return True
 
 
-def _square(image, size):
-    """Decoded, made RGB and resized.
+def stretch(image, size):
+    """The image decoded, made RGB and resized to size x size.
 
-    libjpeg shrinks to 1/2, 1/4 or 1/8 while it decodes, which is fast; not below the square. Pillow does the rest, with
-    a bicubic kernel that grows as the picture shrinks, so that there is no moiré.
+    libjpeg shrinks to 1/2, 1/4 or 1/8 while it decodes, which is fast; not below the square. Pillow does the rest, with a
+    bicubic kernel that grows as the picture shrinks, so that there is no moiré.
     """
-    drafted = image.draft(None, (size, size))  # None if not a JPEG
-    box = drafted and drafted[1]  # 203 pixels are 25.375 after libjpeg: the last of its 26 is partly padding
-    if image.mode.startswith("I"):  # 16-bit grey
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    drafted = image.draft(None, (size, size))       # None if not a JPEG
+    box = drafted and drafted[1]        # 203 pixels are 25.375 after libjpeg: the last of its 26 is partly padding
+    if image.mode.startswith("I"):      # 16-bit grey, and one shade of it may be transparent
+        grey = np.asarray(image)
+        alpha = np.uint8(255) * (grey != image.info.get("transparency"))
+        image = Image.fromarray(np.dstack([(grey >> 8).astype(np.uint8), alpha]))       # (H, W), (H, W) -> (H, W, 2)
     mode = "RGBA" if image.has_transparency_data else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -198,10 +203,10 @@ def _square(image, size):
     return image
 
 
-def _upright(square, image):
-    """Turn the square as the EXIF of its photo asks: cheaper than to turn the photo."""
+def upright(square, image):
+    """The square turned as the EXIF of its photo asks: cheaper than to turn the photo."""
     try:
         turn = TURN.get(image.getexif().get(ORIENTATION))
-    except Exception:  # broken EXIF: the pixels are fine
+    except Exception:       # broken EXIF: the pixels are fine
         return square
     return square if turn is None else square.transpose(turn)

@@ -19,7 +19,7 @@ from scene.command import printable
 from scene.nn.arrays import adopt, as_numpy, flip
 from scene.nn.loss import softmax
 
-BATCH = 128         # photos predicted at once
+BATCH_PIXELS = 1 << 19      # pixels predicted at once: 128 photos of 64x64
 
 
 class Classifier:
@@ -43,9 +43,9 @@ class Classifier:
 
         The scores of the photo and of its mirror image are averaged: a scene is the same seen in a mirror.
         """
-        rows = []
-        for i in range(0, len(pixels), BATCH):
-            x = adopt(pixels[i:i + BATCH], self.network.params)
+        rows, step = [], max(1, BATCH_PIXELS // self.network.image_size ** 2)
+        for i in range(0, len(pixels), step):
+            x = adopt(pixels[i:i + step], self.network.params)
             z = self.network.forward(x)
             if self.card["mirror"]:
                 z = (z + self.network.forward(flip(x, 2))) / 2
@@ -68,11 +68,13 @@ def run(options):
             answer = classifier.classify(photo.read(path))
         except photo.PhotoError as error:
             print(f"{printable(path)}: {error}.", file=sys.stderr)
+            if options.json:
+                print(json.dumps({"photo": path, "error": str(error)}))
             failed = 2
             continue
         scene = next(iter(answer))
         if options.json:
-            print(json.dumps({"photo": printable(path), "scene": scene, "probabilities": answer}))
+            print(json.dumps({"photo": path, "scene": scene, "probabilities": answer}))
         else:
             print(f"{printable(path)}: {scene}")
             for name, p in answer.items():

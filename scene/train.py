@@ -17,12 +17,13 @@ from scene.optim import SGD, one_cycle
 from scene.parallel import Team
 
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
-SHARD = 32          # photos that one core works on at a time
+SHARD = 32          # photos that one core works on at a time; a batch of 64 keeps two cores busy
+MOST_SHARDS = 16    # each has gradients of its own
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What, with the photos, determines a model. main.py has options for most of it."""
+    """What a training run may vary; main.py has options for most of it."""
 
     epochs: int
     learning_rate: float
@@ -36,13 +37,16 @@ class Settings:
 
 def defaults(mode, photos):
     """Settings that depend on the mode and the number of photos: few photos are seen more often."""
-    return {"epochs": max(16, min(40, 20_000 // photos)), "learning_rate": {"FCNN": 0.02, "CNN": 0.05}[mode]}
+    return {"epochs": max(20, min(40, 16_000 // photos)), "learning_rate": {"FCNN": 0.02, "CNN": 0.15}[mode]}
 
 
 class Diverged(UserError):
-    """The loss is no number any more."""
+    """The loss or a weight is no number any more."""
 
     exit_code = 3
+
+
+ADVICE = "Try a smaller --learning-rate."
 
 
 def train(network, pixels, labels, settings):
@@ -53,19 +57,18 @@ def train(network, pixels, labels, settings):
     network.layers[0].fit(pixels)
     loss = LOSSES[settings.loss]()
     batches = parts(len(labels), settings.batch_size)
-    shards = parts(len(labels) // batches, SHARD)
+    shards = min(parts(len(labels) // batches, SHARD), MOST_SHARDS)
     steps, done = settings.epochs * batches, 0
 
-    def learn(step, batch, generator):
-        x = augment(pixels[batch], size_at(step / steps, network), generator)
+    def learn(step, batch, randomness):
+        x = augment(pixels[batch], size_at(step / steps, network), randomness)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
         return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
 
-    with Team(network, learn, shards) as team:
+    with Team(network, learn, shards) as team, Progress(settings.epochs, len(labels)) as progress:
         optimizer = SGD(network, settings.momentum, settings.decay)
-        progress = Progress(settings.epochs, len(labels))
         for _ in range(settings.epochs):
             progress.start_epoch()
             for batch in torch.randperm(len(labels), generator=generator).tensor_split(batches):
@@ -74,20 +77,17 @@ def train(network, pixels, labels, settings):
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
-        progress.bar.close()
+    if not (network.params.isfinite().all() and network.state.isfinite().all()):
+        raise Diverged(f"Training diverged in its last step: a weight is no longer a number. {ADVICE}")
 
 
 def size_at(t, network):
-    """The side of training's crops when a share t of the training is done: small at first, which is several times faster.
+    """The side of training's crops when a share t of the training is done: half the side at first, four times as fast.
 
-    A crop is a part of a photo, so things look larger in it than in the whole photos of the test. Crops of ¾ of the side
-    make up for that: what training saw last has the size that the test will show.
-    Source: Howard, Training Imagenet in 3 hours for 25 minutes (2018); Touvron et al., Fixing the Train-Test Resolution
-    Discrepancy (2019).
+    What takes the long first half to learn, colours and layout, shows in small pictures too; the second half adds detail.
+    Source: Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
-    if not network.any_size:
-        return network.image_size
-    return max(8, round(network.image_size * (1 / 2 if t < 0.4 else 3 / 4)))
+    return max(8, network.image_size // 2) if network.any_size and t < 0.5 else network.image_size
 
 
 def parts(photos, size):
@@ -96,12 +96,18 @@ def parts(photos, size):
 
 
 class Progress:
-    """What people see of the training: a bar on a terminal, elsewhere a line when an epoch is over."""
+    """What people see of the training: a bar on a terminal, elsewhere a line at the end of each epoch."""
 
     def __init__(self, epochs, photos):
         self.epochs, self.epoch, self.terminal = epochs, 0, sys.stderr.isatty()
         self.bar = tqdm(total=epochs * photos, unit="photo", disable=not self.terminal,
                         bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
 
     def start_epoch(self):
         self.epoch += 1
@@ -110,7 +116,7 @@ class Progress:
     def add(self, photos, loss, right):
         """Counts a batch, with its sums of loss and right answers."""
         if not math.isfinite(loss):
-            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss is no longer a number. Try a smaller --learning-rate.")
+            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss is no longer a number. {ADVICE}")
         self.photos, self.loss, self.right = self.photos + photos, self.loss + loss, self.right + right
         self.bar.set_description_str(self.line(), refresh=False)
         self.bar.update(photos)

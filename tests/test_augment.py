@@ -66,6 +66,32 @@ def test_a_crop_is_its_part_resized(half, left, seed):
     torch.testing.assert_close(ours[2:-2], theirs[2:-2], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("area", [0.3, 0.8])
+def test_crops_have_the_areas_and_shapes_that_they_should(area):
+    """On a photo whose colours are its coordinates, a crop shows where it was taken."""
+    size, n = 64, 500
+    position = torch.arange(size, dtype=torch.uint8)
+    x = torch.stack([position[:, None].expand(size, size), position.expand(size, size), torch.zeros(size, size)], 2)
+    y = crop(x.expand(n, size, size, 3), 32, area, torch.Generator().manual_seed(0))
+    height = (y[:, -2, 16, 0] - y[:, 1, 16, 0]) / 29 * 32 / size            # from pixel 1 to pixel 30 of 32
+    width = (y[:, 16, -2, 1] - y[:, 16, 1, 1]).abs() / 29 * 32 / size
+    shares, aspects = height * width, width / height
+    assert shares.min() > area * 0.9 and shares.max() <= 1.01
+    assert shares.std() > (1 - area) / 6
+    assert aspects.min() > 0.7 and aspects.max() < 1.4 and aspects.log().std() > 0.05
+    top, left = y[:, 1, 16, 0] / size, torch.minimum(y[:, 16, 1, 1], y[:, 16, -2, 1]) / size
+    assert (top > 0.05).float().mean() > 0.2 and (left > 0.05).float().mean() > 0.2
+
+
+def test_contrast_varies_around_the_mean():
+    x = torch.full((300, 2, 2, 3), 100.0)
+    x[:, 0] = 140
+    y = relight(x, 0.2, torch.Generator().manual_seed(0))
+    ratio = (y[:, 0, 0] - y[:, 1, 0]) / 40 / (y.mean((1, 2)) / 120)         # contrast, once brightness is divided out
+    assert ratio.min() >= 0.799 and ratio.max() <= 1.201 and ratio.std() > 0.08
+    torch.testing.assert_close(ratio[:, 0], ratio[:, 1])
+
+
 def test_half_of_the_photos_are_mirrored():
     x = torch.arange(8, dtype=torch.uint8).repeat(400, 8, 1)[..., None].expand(-1, -1, -1, 3)       # brighter to the right
     y = crop(x, 8, 1, torch.Generator().manual_seed(0))

@@ -4,6 +4,9 @@ import contextlib
 import io
 import os
 import threading
+import time
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,9 +46,17 @@ def test(tmp_path):
     return plant(tmp_path / "test", ocean=["1.jpg"], road=["1.jpg"], grass=["1.jpg"])
 
 
-def problems(*listings, using=check):
+def problems(train, test, using=check):
+    """What is wrong with the folders, and `load` raises it all."""
+    found, _ = using(train, test)
+    listings = [listing for listing in (train, test) if not isinstance(listing, list)]
+    assert unusable(listings, ["grass", "ocean", "road"], found)[:len(found)] == found
+    return found
+
+
+def unusable(listings, classes, problems=()):
     with pytest.raises(DataError) as caught:
-        using(*listings)
+        load(listings, classes, 8, problems)
     assert str(caught.value) == "\n".join(caught.value.problems)
     return caught.value.problems
 
@@ -124,8 +135,8 @@ def test_scanning_changes_nothing(train):
 
 
 def test_good_folders(train, test):
-    assert check(scan(train), scan(test)) == []
-    assert check_test(["grass", "ocean", "road"], scan(test)) == []
+    assert check(scan(train), scan(test)) == ([], [])
+    assert check_test(["grass", "ocean", "road"], scan(test)) == ([], [])
 
 
 def test_missing_folder_and_file_instead_of_folder(train, tmp_path):
@@ -169,7 +180,8 @@ def test_one_class(tmp_path, test):
     assert problems(one, one) == [
         f"{tmp_path}/one holds one class only, ocean: add a folder for what is not ocean."
     ]
-    warnings = check(scan(test), one)                       # TEST may hold one class
+    found, warnings = check(scan(test), one)                # TEST may hold one class
+    assert found == []
     assert warnings == [f"{tmp_path}/one has no photos of {name}: it is not tested." for name in ("grass", "road")]
 
 
@@ -199,15 +211,31 @@ def test_class_that_the_model_lacks(test):
 def test_class_without_test_photos_is_a_warning(train, tmp_path):
     test = scan(plant(tmp_path / "few", ocean=["1.jpg"]))
     expected = [f"{tmp_path}/few has no photos of {name}: it is not tested." for name in ("grass", "road")]
-    assert check(scan(train), test) == expected
-    assert check_test(["grass", "ocean", "road"], test) == expected
+    assert check(scan(train), test) == ([], expected)
+    assert check_test(["grass", "ocean", "road"], test) == ([], expected)
 
 
 def test_warnings_of_both_folders(train, test):
     plant(train, **{"": ["a.jpg"]})
     plant(test / "ocean", deep=[])
-    assert check(scan(train), scan(test)) == scan(train).notes + scan(test).notes
-    assert len(check(scan(train), scan(test))) == 2
+    assert check(scan(train), scan(test)) == ([], scan(train).notes + scan(test).notes)
+    assert len(check(scan(train), scan(test))[1]) == 2
+
+
+def test_warnings_stay_when_there_are_problems(train, test):
+    plant(train, **{"": ["a.jpg"]})
+    (train / "sky").mkdir()
+    (test / "road").rename(test / "Road")
+    for file in (test / "grass").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    found, warnings = check(scan(train), scan(test))
+    assert len(found) == 3
+    assert warnings == scan(train).notes + scan(test).notes + [f"{test} has no photos of sky: it is not tested."]
+    assert len(warnings) == 3                               # and no word on road: it is only misspelt
+
+
+def test_a_test_folder_that_is_not_there_is_one_problem(train, tmp_path):
+    assert check(scan(train), scan(tmp_path / "none")) == ([f"{tmp_path}/none does not exist: check the path."], [])
 
 
 def test_everything_wrong_is_said_at_once(tmp_path):
@@ -232,7 +260,33 @@ def test_class_names_must_be_text(train, test):
 def test_class_names_of_any_language(tmp_path):
     root = plant(tmp_path, **{"Wüste": ["a.jpg"], "海": ["b.jpg"], "corn field": ["c.jpg"]})
     assert scan(root).classes == ["Wüste", "corn field", "海"]
-    assert check(scan(root), scan(root)) == []
+    assert check(scan(root), scan(root)) == ([], [])
+
+
+@pytest.fixture
+def two_ways():
+    """The same two names as Linux and Windows write them, and as some Macs do."""
+    names = ["Wüste", "Wz"]
+    return [[unicodedata.normalize(form, name) for name in names] for form in ("NFC", "NFD")]
+
+
+def test_the_same_letters_encoded_in_two_ways_are_one_class(tmp_path, two_ways):
+    composed, split = two_ways
+    assert sorted(composed) == composed[::-1] and sorted(split) == split        # even their order differs
+    listings = [scan(plant(tmp_path / str(i), **dict.fromkeys(names, ["a.jpg"]))) for i, names in enumerate(two_ways)]
+    for train, test in (listings, listings[::-1]):
+        assert train.classes == test.classes == sorted(composed)        # so labels are the same on every machine
+        assert check(train, test) == check_test(composed, test) == ([], [])
+        assert [photos.labels.tolist() for photos in load([train, test], train.classes, 8)] == [[0, 1], [0, 1]]
+    assert listings[1].paths == [f"{tmp_path}/1/{name}/a.jpg" for name in reversed(split)]
+
+
+def test_two_folders_that_are_one_class(tmp_path, two_ways):
+    (composed, _), (split, _) = two_ways
+    root = plant(tmp_path, **{composed: ["a.jpg"], split: ["b.jpg"], "road": ["c.jpg"]})
+    found = scan(root)
+    assert found.classes == [composed, "road"] and len(found.paths) == 3
+    assert found.problems == [f"{root}/{composed}: two folders have this name, its letters encoded in two ways: make them one."]
 
 
 # Names
@@ -288,8 +342,9 @@ def test_all_unreadable_photos_of_all_folders_at_once(train, test):
     (test / "ocean" / "1.jpg").write_bytes(jpeg(kind="GIF"))
     (test / "road" / os.fsdecode(b"\xff\n.png")).write_bytes(jpeg(kind="PNG")[:-1])
     listings = [scan(train), scan(test)]
-    assert check(*listings) == []                           # names alone do not tell
-    assert problems(listings, ["grass", "ocean", "road"], 8, using=load) == [
+    assert check(*listings) == ([], [])                     # names alone do not tell
+    found = unusable(listings, ["grass", "ocean", "road"])
+    assert found == [
         f"{train}/grass/cut.jpg: truncated: the end of the JPEG is missing.",
         f"{train}/ocean/b.jpg: the file is empty.",
         f"{train}/road/1.jpg: not a JPEG, PNG or WebP photo but a web page.",
@@ -298,6 +353,22 @@ def test_all_unreadable_photos_of_all_folders_at_once(train, test):
         f"{test}/ocean/1.jpg: not a JPEG, PNG or WebP photo.",
         rf"{test}/road/\xff\n.png: truncated: the end of the PNG is missing.",
     ]
+    (train / "sky").mkdir()                                 # folders and photos, at once
+    plant(test, moon=["a.jpg"])
+    listings = [scan(train), scan(test)]
+    assert unusable(listings, listings[0].classes, check(*listings)[0]) == [
+        f"{train}/sky holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
+        f"{test}/moon: {train} has no class of this name: rename the folder, or delete it.",
+    ] + found
+
+
+def test_unusable_photos_of_one_folder_are_found_when_the_other_is_missing(test, tmp_path):
+    (test / "road" / "1.jpg").write_bytes(b"")
+    listings = [scan(tmp_path / "none"), scan(test)]
+    assert unusable(listings, [], check(*listings)[0]) == [
+        f"{tmp_path}/none does not exist: check the path.", f"{test}/road/1.jpg: the file is empty."]
+    listings = [listings[0]] * 2                            # nothing to decode
+    assert unusable(listings, [], ["a problem"]) == ["a problem"]
 
 
 def test_a_photo_with_the_wrong_suffix_is_still_a_photo(train):
@@ -309,9 +380,7 @@ def test_a_photo_with_the_wrong_suffix_is_still_a_photo(train):
 def test_a_file_that_vanishes_after_the_scan(train):
     found = scan(train)
     (train / "road" / "2.jpg").unlink()
-    assert problems([found], found.classes, 8, using=load) == [
-        f"{train}/road/2.jpg: cannot be read: No such file or directory."
-    ]
+    assert unusable([found], found.classes) == [f"{train}/road/2.jpg: cannot be read: No such file or directory."]
 
 
 def test_photos_are_decoded_at_the_same_time(train, monkeypatch):
@@ -341,6 +410,31 @@ def test_an_interruption_does_not_wait_for_the_rest(train, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load([scan(train)], ["grass", "ocean", "road"], 4)
     assert len(decoded) < 400
+
+
+def test_an_interruption_before_all_are_queued_does_not_wait_for_them(train, monkeypatch):
+    """Ctrl-C while a large set is still being handed to the threads."""
+    decoded, queued = [], []
+    submit = ThreadPoolExecutor.submit
+
+    def interrupt(*arguments):
+        if len(queued) == 100:
+            raise KeyboardInterrupt
+        queued.append(1)
+        return submit(*arguments)
+
+    def decode(data, size):
+        decoded.append(1)
+        time.sleep(0.02)
+        raise photo.PhotoError("?")
+
+    plant(train, grass=[f"{i}.jpg" for i in range(200)])
+    monkeypatch.setattr(folder, "cores", lambda: 1)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupt)
+    monkeypatch.setattr(photo, "decode", decode)
+    with pytest.raises(KeyboardInterrupt):
+        load([scan(train)], ["grass", "ocean", "road"], 4)
+    assert len(queued) == 100 and len(decoded) < 80
 
 
 def test_the_bar_is_for_terminals(train, capsys, monkeypatch):

@@ -50,7 +50,7 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert load((tmp_path / "model_FCNN").read_bytes())[1]["classes"] == list(report["classes"])
     lines = result.stdout.splitlines()
     assert lines[0] == "train: 400 photos of 5 classes: grass 80, ocean 80, redcarpet 80, road 80, wheatfield 80"
-    assert lines[2].startswith("Settings: epochs 40, learning rate ")
+    assert lines[2].startswith("Settings: mode FCNN, image size 32, epochs 40, learning rate ")
     assert lines[3].startswith("epoch 1/40: loss ")
     assert f"Accuracy {report['accuracy']:.1%} on 200 test photos (95 % interval " in result.stdout
     assert "always saying the commonest class: 20.0%" in result.stdout
@@ -61,14 +61,15 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--epochs", 3, "--batch-size", 4, "--learning-rate", 0.01, "--image-size", 16, "--loss", "mse", "--seed", 7]
     result = scene("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Settings: epochs 3, learning rate 0.01, batch size 4, loss mse, seed 7, device cpu" in result.stdout
+    assert "Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, loss mse, seed 7, device cpu" in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())
 
     before = path.read_bytes()
-    result = scene("no such folder", "test", "CNN", "--load-model", path, "--output", "again", cwd=data)
+    result = scene("no such folder", "test", "CNN", "--load-model", path, "--output", "again", "--epochs", 9, "--seed", 1, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Note: nothing is trained, so --epochs, --seed will have no effect.\n")
     assert "epoch" not in result.stdout
     again = json.loads((data / "again/metrics_CNN.json").read_text())
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
@@ -117,11 +118,12 @@ def test_a_mistake_in_the_command(arguments, message, data):
 
 
 def wrong(data, spoil):
+    """What a run says: found, and wrong."""
     spoil(data)
     result = scene("train", "test", "FCNN", "--epochs", 1, cwd=data)
     assert result.returncode == 2
     assert not (data / "model_FCNN").exists() and "epoch" not in result.stdout
-    return result.stderr.splitlines()
+    return result.stdout.splitlines(), result.stderr.splitlines()
 
 
 def remove(path):
@@ -146,9 +148,61 @@ def remove(path):
     (lambda d: [(d / "train/dark/0.png").write_bytes(b""), (d / "test/light/1.png").write_text("<html>")], [
         "train/dark/0.png: the file is empty.",
         "test/light/1.png: not a JPEG, PNG or WebP photo but a web page."]),
-], ids=["no folder", "one class", "no classes", "empty class", "unknown class", "spelling", "unreadable photos"])
+    (lambda d: [(d / "train/sky").mkdir(), (d / "test/light/1.png").write_bytes(b"")], [
+        "train/sky holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
+        "test/light/1.png: the file is empty."]),
+], ids=["no folder", "one class", "no classes", "empty class", "unknown class", "spelling", "unreadable photos", "both"])
 def test_a_mistake_in_the_folders(spoil, messages, data):
-    assert wrong(data, spoil) == messages
+    assert wrong(data, spoil)[1] == messages
+
+
+def test_what_is_found_and_passed_over_is_said_before_what_is_wrong(data):
+    def spoil(data):
+        for path in (data / "train/dark").iterdir():
+            path.rename(path.with_suffix(".HEIC"))
+        for path in (data / "test").glob("*/*"):
+            path.rename(data / "test" / f"{path.parent.name}{path.name}")
+        for name in ("dark", "light"):
+            (data / "test" / name).rmdir()
+        (data / "train/light/a.\x1b[31m").touch()
+
+    found, messages = wrong(data, spoil)
+    assert found == [
+        "train: 6 photos of 2 classes: dark 0, light 6",
+        r"  passed over: 1 .\x1b[31m, 6 .heic",
+        "test: 0 photos of 0 classes: none",
+        "Warning: train: passed over 6 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible.",
+        "Warning: test: passed over 12 photos beside the class folders: move them into their classes.",
+    ]
+    assert messages == [
+        "train/dark holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
+        "test holds no class folders: make a folder of photos for each class in it.",
+    ]
+
+
+def test_a_class_that_cannot_be_shown_as_it_is(data):
+    found, messages = wrong(data, lambda d: (d / "train/dark").rename(d / "train/dark\n"))
+    assert found[0] == r"train: 12 photos of 2 classes: dark\n 6, light 6"
+    assert r"Warning: test has no photos of dark\n: it is not tested." in found
+    assert messages[0] == r"train/dark\n: the name of a class must be plain text: rename the folder."
+
+
+def test_mistakes_in_the_folder_for_a_trained_model(data):
+    """Classes and photos at once; and the model is read once."""
+    scene("train", "test", "FCNN", "--epochs", 1, cwd=data, check=True)
+    code = ("import sys; from scene import main, command, modelfile\nload = modelfile.load\n"
+            "def say(data):\n    print('read'); return load(data)\n"
+            "modelfile.load = say\nsys.exit(command.run(main.run, main.parse(sys.argv[1:])))")
+    command = [sys.executable, "-c", code, "none", "test", "FCNN", "--load-model", "model_FCNN"]
+    result = subprocess.run(command, cwd=data, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.split().count("read") == 1
+
+    (data / "test/dark").rename(data / "test/Dark")
+    (data / "test/Dark/0.png").write_bytes(b"")
+    result = scene("none", "test", "FCNN", "--load-model", "model_FCNN", cwd=data)
+    assert result.returncode == 2 and "test: 12 photos of 2 classes: Dark 6, light 6\n" in result.stdout
+    assert result.stderr.splitlines() == [
+        "test/Dark: in the model this class is spelt dark: rename one of them.", "test/Dark/0.png: the file is empty."]
 
 
 def test_a_class_without_test_photos_is_a_warning(data):
@@ -180,22 +234,58 @@ def test_a_file_in_place_of_the_output_folder(data):
     assert (result.returncode, result.stderr) == (2, "test/dark/0.png: File exists.\n")
 
 
-def test_a_diverging_training_ends_with_3(data):
-    result = scene("train", "test", "FCNN", "--learning-rate", 1e30, cwd=data)
+@pytest.mark.parametrize("epochs", [1, 20])
+def test_a_diverging_training_ends_with_3(epochs, data):
+    """After a single epoch only the last step's weights show it."""
+    result = scene("train", "test", "FCNN", "--learning-rate", 1e30, "--epochs", epochs, cwd=data)
     assert result.returncode == 3
-    assert result.stderr.startswith("Training diverged in epoch ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Training diverged in ") and result.stderr.count("\n") == 1
     assert not (data / "model_FCNN").exists()
 
 
-def test_ctrl_c_ends_with_130(data):
-    process = subprocess.Popen([sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--epochs", "1000000"], cwd=data,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not process.stdout.readline().startswith("epoch"):
+def test_cuda_where_there_is_none(data):
+    result = scene("train", "test", "FCNN", "--device", "cuda", cwd=data, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "--device cuda: torch finds no CUDA device here; leave the option away to train on the CPU.\n"
+
+
+def test_ctrl_c_ends_with_130(tmp_path):
+    """Pressed in a terminal it reaches every process; in the middle of a step with two of them."""
+    for name in ("train", "test"):
+        make_photos(tmp_path / name, count=40)
+    process = subprocess.Popen([sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--epochs", "1000000"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not process.stdout.readline().startswith("epoch 3"):
         pass
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    assert (process.returncode, errors) == (130, "\nStopped.\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+
+
+def test_a_folder_where_the_model_belongs_is_found_before_training(data):
+    (data / "model_FCNN").mkdir()
+    result = scene("train", "test", "FCNN", cwd=data)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "./model_FCNN is a folder, where a file is to be written: choose another --output.\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(data):
+    (data / "locked").mkdir(mode=0o500)
+    result = scene("train", "test", "FCNN", "--output", "locked", cwd=data)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "locked/model_FCNN.try: Permission denied.\n")
+
+
+def test_a_reader_that_has_had_enough_is_no_error(data):
+    shell = f"{sys.executable} -m scene.main train test FCNN --epochs 3 | head -1"
+    result = subprocess.run(["bash", "-c", shell], cwd=data, capture_output=True, text=True)
+    assert result.stdout.startswith("train: 12 photos") and result.stderr == ""
+
+
+def test_a_closed_output_is_no_reason_to_fail(data):
+    result = subprocess.run(["bash", "-c", f"{sys.executable} -m scene.main train test FCNN --epochs 1 >&- 2>&-"], cwd=data)
+    assert result.returncode == 0 and (data / "model_FCNN").exists()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the script command of Linux")

@@ -48,7 +48,7 @@ def edited(data, **changes):
 
 @pytest.mark.parametrize("network", [NETWORK, CNN(3, 32).start(torch.Generator().manual_seed(1))], ids=["FCNN", "CNN"])
 def test_what_is_saved_is_loaded_with_the_same_logits(network, tmp_path):
-    card = card_of(network, ["海", "a\nb\udcff", "ø"][:len(network.layers[-1].b)])
+    card = card_of(network, ["海", "a b", "ø"][:len(network.layers[-1].b)])
     modelfile.save(tmp_path / "model", network, card)
     loaded, card_again = modelfile.load((tmp_path / "model").read_bytes())
     assert card_again == card
@@ -66,6 +66,19 @@ def test_the_same_model_is_the_same_bytes(data, tmp_path):
         modelfile.save(tmp_path / name, NETWORK, dict(reversed(card_of(NETWORK).items())))
         assert (tmp_path / name).read_bytes() == data
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]       # and no temporary file remains
+
+
+def test_a_failing_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(b"older")
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        modelfile.save(tmp_path / "model", NETWORK, card_of(NETWORK))
+    assert caught.value.filename == str(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and (tmp_path / "model").read_bytes() == b"older"
 
 
 def test_arrays_that_are_not_contiguous_are_saved_right(tmp_path):
@@ -105,8 +118,8 @@ def test_one_bit_of_a_weight_is_noticed(data):
 
 @pytest.mark.parametrize("changes, message", [
     ({"format": 2}, "its format is number 2; this version of Scene reads number 1"),
-    ({"mode": "RNN"}, "it needs a network of kind RNN"),
-    ({"fit": "crop"}, "photos made to fit by crop"),
+    ({"mode": "RNN"}, "it needs a network of kind 'RNN'"),
+    ({"fit": "crop"}, "photos made to fit by 'crop'"),
     ({"classes": ["sea"]}, "its list of classes is damaged"),
     ({"classes": ["sea", "sea"]}, "its list of classes is damaged"),
     ({"classes": ["sea", 1]}, "its list of classes is damaged"),
@@ -115,7 +128,18 @@ def test_one_bit_of_a_weight_is_noticed(data):
     ({"mirror": False}, "do not match its SHA-256"),
     ({"mirror": 1}, "its card is incomplete"),
     ({"architecture": {"image_size": 8, "hidden": [5], "dropout": 0.3}}, "its weights are not those"),
-    ({"architecture": {"image_size": 10**30, "hidden": [4], "dropout": 0.3}}, "its weights are not those"),
+    ({"classes": ["sea", "\x1b[31m"]}, "its list of classes is damaged"),
+    ({"mode": "\x1b[31m"}, r"it needs a network of kind '\\x1b\[31m'"),
+    ({"architecture": {"image_size": 0, "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": -8, "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 8.0, "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": None, "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 8, "hidden": [0], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 8, "hidden": [4.0], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 8, "hidden": [], "dropout": 0.3}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 8, "hidden": [4], "dropout": 1.0}}, "its architecture is damaged"),
+    ({"architecture": {"image_size": 9, "hidden": [4], "dropout": 0.3}}, "its weights are not those"),
+    ({"architecture": {"image_size": 10**30, "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
     ({"architecture": {"image_size": "8", "hidden": [4], "dropout": 0.3}}, "its architecture is damaged"),
     ({"architecture": {"image_size": 8, "hidden": 4, "dropout": 0.3}}, "its architecture is damaged"),
     ({"architecture": {"depth": 3}}, "its architecture is damaged"),

@@ -43,7 +43,7 @@ def photos(n, size, classes, seed=0):
 def test_parameter_counts():
     assert original_fcnn().size == 3072 * 25 + 25 + 25 * 1000 + 1000 + 1000 * 5 + 5
     hidden = 3072 * 512 + 512 + 2 * 512 + 512 * 256 + 256 + 2 * 256
-    assert FCNN(10).size == hidden + 256 * 10 + 10
+    assert FCNN(10).size == hidden + 256 * 10 + 10 == 1_708_810
     assert FCNN(10).state_size == 2 * 3 + 2 * 512 + 2 * 256
     stem, blocks = 4 * 4 * 3 * 32 + 2 * 32, 0
     for inputs, outputs in ((32, 64), (64, 128)):

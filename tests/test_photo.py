@@ -173,6 +173,13 @@ def test_a_color_declared_transparent_is_white(mode, color):
     assert decode(data, 4).min() == 255
 
 
+def test_a_16_bit_shade_declared_transparent_is_white():
+    """This shade only, not the others with its high byte."""
+    rows = zlib.compress((b"\x00" + bytes([90, 7]) * 2 + bytes([90, 8]) * 2) * 4)
+    pixels = decode(png(ihdr(4, 4, depth=16, color=0), (b"tRNS", bytes([90, 7])), (b"IDAT", rows), (b"IEND", b"")), 4)
+    assert (pixels[:, 0] == 255).all() and (pixels[:, 3] == 90).all()
+
+
 def test_hidden_colors_under_transparency_do_not_bleed():
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 32, 64))
@@ -258,7 +265,7 @@ def test_no_other_decoder_is_reachable(kind):
 
 
 def test_limits_are_checked_before_any_pixel_is_decoded(monkeypatch):
-    monkeypatch.setattr(photo, "_square", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(photo, "stretch", lambda *_: pytest.fail("decoded"))
     limits = Limits(LOCAL.formats, max_bytes=10**6, max_pixels=4000)
     for data in (JPEG, PNG, WEBP):
         with pytest.raises(PhotoTooLarge, match="^80x60 pixels; at most 0.004 million are accepted: shrink it first$"):
@@ -268,7 +275,7 @@ def test_limits_are_checked_before_any_pixel_is_decoded(monkeypatch):
     assert message(bomb, limits=REMOTE) == "12000x9000 pixels; at most 25 million are accepted: shrink it first"
     huge = png(ihdr(2**31 - 1, 2**31 - 1), (b"IDAT", b""), (b"IEND", b""))
     assert "2147483647x2147483647 pixels" in message(huge)
-    monkeypatch.setattr(photo, "_open", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(photo, "open_image", lambda *_: pytest.fail("opened"))
     assert message(JPEG + bytes(6_000_000), limits=REMOTE) == "6.0 MB; at most 6 MB are accepted: shrink it first"
 
 
@@ -372,7 +379,7 @@ def test_no_memory_is_no_defect_of_the_photo(monkeypatch):
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(photo, "_square", out_of_memory)
+    monkeypatch.setattr(photo, "stretch", out_of_memory)
     with pytest.raises(MemoryError):
         decode(JPEG, 16)
 

@@ -87,10 +87,12 @@ def test_command_prints_every_class_for_every_photo(model, tmp_path):
 
 def test_command_prints_json(model, tmp_path):
     (tmp_path / "one.png").write_bytes(picture())
-    result = predict(tmp_path / "one.png", "--model", model, "--json")
+    result = predict(tmp_path / "one.png", tmp_path / "none.png", "--model", model, "--json")
     answer = Classifier.open(model).classify(picture())
-    assert json.loads(result.stdout) == {"photo": str(tmp_path / "one.png"), "scene": next(iter(answer)),
-                                         "probabilities": pytest.approx(answer, abs=1e-6)}
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first == {"photo": str(tmp_path / "one.png"), "scene": next(iter(answer)), "probabilities": pytest.approx(answer, abs=1e-6)}
+    assert second == {"photo": str(tmp_path / "none.png"), "error": "cannot be read: No such file or directory"}
+    assert result.returncode == 2
 
 
 def test_a_bad_photo_is_a_sentence_and_the_others_are_answered(model, tmp_path):

@@ -49,6 +49,17 @@ def test_nothing_of_torch_is_imported_by_name(path):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not [name for name in names if name.startswith("torch.") or isinstance(node, ast.ImportFrom) and name == "torch"]
+        assert not isinstance(node, ast.Import) or not [a for a in node.names if a.name == "torch" and a.asname], "torch is called torch"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SCENE)))
+def test_no_method_of_a_tensor_does_a_layers_work(path):
+    forbidden = {"backward", "requires_grad", "requires_grad_", "grad", "grad_fn", "autograd", "retain_grad", "register_hook",
+                 "relu", "relu_", "softmax", "log_softmax", "sigmoid", "dropout", "unfold"}
+    tree = ast.parse(path.read_text())
+    own = {"backward"}                                          # our layers' and losses' own method
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not used & (forbidden - own)
 
 
 class Recorder(TorchDispatchMode):

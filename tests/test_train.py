@@ -11,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scene.augment import augment
 from scene.models import CNN, FCNN
 from scene.nn.layer import Network
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.parallel import Team
-from scene.train import Diverged, Settings, parts, train
+from scene.optim import SGD, one_cycle
+from scene.train import Diverged, Progress, Settings, parts, train
 
 
 def photos(n=70, size=16, classes=3):
@@ -50,6 +52,57 @@ def test_training_learns(loss):
     pixels, labels = photos()
     network = trained(epochs=15, loss=loss)
     assert (network.forward(pixels).argmax(1) == labels).float().mean() > 0.95
+
+
+def test_statistics_that_do_not_move_stay_to_the_bit(monkeypatch):
+    monkeypatch.setattr("scene.parallel.cores", lambda: 1)
+    pixels, labels = photos()
+    network = FCNN(3, 16)
+    train(network, pixels, labels, Settings(epochs=3, learning_rate=0.02))
+    mean, std = network.layers[0].mean.clone(), network.layers[0].std.clone()
+    network.layers[0].fit(pixels)
+    assert torch.equal(mean, network.layers[0].mean) and torch.equal(std, network.layers[0].std)
+    assert mean == pytest.approx(pixels.float().mean((0, 1, 2)))
+
+
+def test_the_loop_does_what_the_settings_say(monkeypatch):
+    """Every photo once an epoch in another order, at the schedule's rates, through augmentation at the size of the moment."""
+    monkeypatch.setattr("scene.parallel.cores", lambda: 1)
+    made, rates, batches, sizes = [], [], [], []
+
+    class Spy(SGD):
+        def __init__(self, network, *settings):
+            made.append(settings)
+            super().__init__(network, *settings)
+
+        def step(self, rate):
+            rates.append(rate)
+            super().step(rate)
+
+    def spy(pixels, size, generator):
+        sizes.append(size)
+        batches.append(pixels[:, 0, 0, 0].tolist())
+        return augment(pixels, size, generator)
+
+    monkeypatch.setattr("scene.train.SGD", Spy)
+    monkeypatch.setattr("scene.train.augment", spy)
+    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 32, 32, 3)
+    settings = Settings(epochs=5, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01)
+    train(CNN(2, 32), pixels, torch.arange(10) % 2, settings)
+    assert made == [(0.8, 0.01)]
+    assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
+    assert sizes == [16] * 5 + [32] * 5
+    epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 5
+
+
+def test_progress_counts_photos_not_batches(capsys):
+    with Progress(2, 4) as progress:
+        progress.start_epoch()
+        progress.add(1, 4.0, 1)
+        progress.add(3, 2.0, 1)
+        progress.end_epoch()
+    assert capsys.readouterr().out == "epoch 1/2: loss 1.500, training accuracy 50.0%\n"
 
 
 @given(st.integers(2, 1000), st.integers(1, 100))
@@ -131,9 +184,34 @@ def test_a_worker_that_fails_is_reported_and_none_remains(monkeypatch):
         return 0, 0
 
     _, workers, _ = team(3, monkeypatch, learn)
-    with pytest.raises(RuntimeError, match=r"a worker process failed: MemoryError\('too much'\)"), workers:
+    with pytest.raises(RuntimeError, match=r"a worker process failed: MemoryError\('too much'\), MemoryError"), workers:
         workers.step(0, torch.arange(23), torch.arange(4))
     assert not any(worker.is_alive() for worker in workers.workers)
+
+
+def test_a_worker_that_is_killed_is_reported(monkeypatch):
+    _, workers, _ = team(2, monkeypatch, lambda *arguments: (0, 0))
+    with pytest.raises(RuntimeError, match="a worker process was killed"), workers:
+        workers.step(0, torch.arange(23), torch.arange(4))
+        workers.workers[0].kill()
+        workers.workers[0].join()
+        workers.step(0, torch.arange(23), torch.arange(4))
+
+
+def test_an_error_in_the_middle_of_a_step_waits_for_nobody(monkeypatch):
+    parent = os.getpid()
+
+    def learn(*arguments):
+        if os.getpid() == parent:
+            raise ValueError("stop")
+        time.sleep(60)
+        return 0, 0
+
+    _, workers, _ = team(2, monkeypatch, learn)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="stop"), workers:
+        workers.step(0, torch.arange(23), torch.arange(4))
+    assert time.monotonic() - start < 30 and not any(worker.is_alive() for worker in workers.workers)
 
 
 KILLED = """

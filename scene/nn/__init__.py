@@ -3,5 +3,5 @@
 The letters:  N photos in a batch, H rows and W columns of pixels, C channels (3 colours at first, later features),
 O channels that come out, K classes.  Lower case x goes in, y comes out; dx, dy, dw are the loss's gradients for them.
 
-Read in this order:  arrays, layer, linear, activation, loss, normalize, conv, pool, norm, dropout; then scene/models.py.
+Read in this order:  arrays, layer, linear, activation, loss, normalize, conv, winograd, pool, norm, dropout; then scene/models.py.
 """

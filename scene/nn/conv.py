@@ -3,7 +3,7 @@
 A patch of k x k pixels with C channels is a row of k·k·C numbers. Lay the patches of a batch one below the other, and the
 convolution is the matrix product of linear.py (im2col). Images are (N, H, W, C), so its result is an image again as it stands.
 
-Next: pool.py
+Next: winograd.py (or, the first time, pool.py)
 """
 
 from scene.nn.arrays import empty, library, windows, zeros

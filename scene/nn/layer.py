@@ -99,7 +99,7 @@ class Residual(Layer):
     def backward(self, dy):
         dx = self.body.backward(dy)
         ds = dy if self.shortcut is None else self.shortcut.backward(dy)
-        return None if dx is None else dx + ds
+        return None if dx is None or ds is None else dx + ds
 
     def walk(self, name=""):
         yield from self.body.walk(name + "body.")
@@ -161,6 +161,8 @@ class Network(Sequential):
                 part.add_(slot.declared.mean)
             return numbers.to(device)
 
+        for _, layer in self.walk():
+            layer.generator = generator
         params = vector(self.size, self.parameter_slots)
         return self.place(params, vector(self.state_size, self.statistic_slots), torch.zeros_like(params))
 

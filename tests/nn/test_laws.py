@@ -88,6 +88,19 @@ def test_photos_do_not_depend_on_their_order(name, seed):
     torch.testing.assert_close(layer.forward(x[order]), layer.forward(x)[order])
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "Dropout"])
+@given(seeds)
+@few
+def test_nor_does_training_depend_on_their_order(name, seed):
+    layer, x = make(name, seed)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    y = layer.forward(x, training=True)
+    dy = oracle.numbers(y.shape, seed + 2)
+    dx = layer.backward(dy).clone()
+    torch.testing.assert_close(layer.forward(x[order], training=True), y[order])
+    torch.testing.assert_close(layer.backward(dy[order]), dx[order])
+
+
 @every_layer
 @given(seeds)
 @few

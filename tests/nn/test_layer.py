@@ -79,6 +79,13 @@ def test_the_first_layer_that_learns_computes_no_dx():
     assert net.layers[0].dw.abs().sum() > 0
 
 
+def test_a_short_cut_that_alone_learns():
+    net = Network(Residual(Flatten(), Linear(4, 4))).start(torch.Generator().manual_seed(0))
+    y = net.forward(torch.ones(2, 4), training=True)
+    assert net.backward(y) is None
+    assert net.layers[0].shortcut.dw.abs().sum() > 0
+
+
 def test_residual_names_both_shapes():
     with pytest.raises(ValueError, match=r"its body's \(2, 3\) to its short cut's \(2, 4\)"):
         oracle.prepare(Residual(Linear(4, 3))).forward(oracle.numbers((2, 4)))

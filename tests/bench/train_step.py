@@ -1,0 +1,115 @@
+"""A step of training, ours beside torch.nn's: python -m tests.bench.train_step
+
+Three networks, each beside its torch.nn twin: the same architecture, weights and batch; channels last; autograd; the faster of
+torch.optim.SGD's foreach and fused. First both take twenty steps, and their losses must agree. Then they take turns, and the
+ratio of the medians says how many times as long torch.nn takes. Whole steps: forward, loss, backward, optimizer.
+"""
+
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from scene.folder import cores
+from scene.models import CNN, FCNN
+from scene.nn.loss import CrossEntropy
+from scene.optim import SGD
+from scene.parallel import Team
+from scene.train import SHARD, parts
+from tests.test_models import original_fcnn
+from tests.twins import twin
+
+ROUNDS, RATE, SMOOTHING = 21, 0.01, 0.1
+
+
+def ours(network, pixels, labels):
+    """A step by hand in this process."""
+    loss, optimizer = CrossEntropy(SMOOTHING), SGD(network)
+
+    def step():
+        value = loss.forward(network.forward(pixels, training=True), labels)
+        network.backward(loss.backward())
+        optimizer.step(RATE)
+        return float(value)
+
+    return step
+
+
+def ours_on_all_cores(network, pixels, labels):
+    """A step by hand, as scene.train does it: the batch cut into shards, a process for each core. Returns the step and the team."""
+    loss = CrossEntropy(SMOOTHING)
+
+    def learn(step, photos, generator):
+        z = network.forward(pixels[photos], training=True)
+        value = loss.forward(z, labels[photos])
+        network.backward(loss.backward())
+        return value * len(photos), (z.argmax(1) == labels[photos]).sum()
+
+    shards = parts(len(labels), SHARD)
+    team = Team(network, learn, shards)
+    optimizer, batch, seeds = SGD(network), torch.arange(len(labels)), torch.arange(shards)
+
+    def step():
+        value, _ = team.step(0, batch, seeds)
+        optimizer.step(RATE)
+        return value / len(labels)
+
+    return step, team
+
+
+def theirs(network, pixels, labels, fused):
+    """A step of the torch.nn twin."""
+    module = twin(network).train()
+    optimizer = torch.optim.SGD(module.parameters(), RATE, 0.9, nesterov=True, fused=fused, foreach=not fused)
+
+    def step():
+        value = F.cross_entropy(module(pixels), labels, label_smoothing=SMOOTHING)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return step
+
+
+def seconds(step):
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def race(name, where, steps):
+    """Times the steps in turn and prints the line."""
+    times = [[seconds(step) for step in steps] for _ in range(ROUNDS)]
+    mine, *other = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+    print(f"{name:14} {where:7}  ours {mine:7.2f} ms   torch.nn {min(other):7.2f} ms   ratio {min(other) / mine:.2f}", flush=True)
+
+
+def compare(name, make, batch, size):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (batch, size, size, 3), generator=generator).float()
+    labels = torch.randint(5, (batch,), generator=generator)
+
+    def start():
+        return make().start(torch.Generator().manual_seed(1))
+
+    torch.set_num_threads(1)
+    network = start()
+    steps = [ours(network, pixels, labels), *(theirs(start(), pixels, labels, fused) for fused in (False, True))]
+    difference = max(max(values) - min(values) for values in ([step() for step in steps] for _ in range(20)))
+    assert difference < 1e-4, f"{name}: losses differ by {difference}"
+    race(name, "1 core", steps)
+    step, team = ours_on_all_cores(start(), pixels, labels)
+    with team:
+        for other in (step, *steps[1:]):
+            other()
+        torch.set_num_threads(cores())
+        race(name, f"{cores()} cores", [step, *steps[1:]])
+
+
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}, median of {ROUNDS} interleaved rounds")
+    compare("original FCNN", original_fcnn, 32, 32)
+    compare("FCNN", lambda: FCNN(5, dropout=0), 64, 32)
+    compare("CNN", lambda: CNN(5), 64, 64)

@@ -1,0 +1,45 @@
+"""What README.md shows is true: its code runs, its tree is the tree."""
+
+import re
+from pathlib import Path
+
+from hypothesis import given, settings
+
+from scene.nn import activation
+from tests import oracle
+from tests.strategies import images, seeds
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(containing):
+    """The Python block of the README that contains these words, without its indentation."""
+    blocks = re.findall(r"^( *)```python\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    return next(re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, text in blocks if containing in text)
+
+
+def test_the_layer_to_add_passes_the_oracle_line_beside_it():
+    names = {**vars(activation), "oracle": oracle, "given": given, "images": images, "seeds": seeds}
+    exec("import torch.nn.functional as F\n" + block("class LeakyReLU"), names)
+    exec(block("test_leaky_relu"), names)
+    settings(max_examples=20)(names["test_leaky_relu_is_that_of_torch"])()
+
+
+def test_the_layer_shown_is_the_layer():
+    shown = [line.strip() for line in block("def backward(self, dy):\n    xp").splitlines() if line.strip() not in ("", "...")]
+    real = [line.strip() for line in (ROOT / "scene/nn/linear.py").read_text(encoding="utf-8").splitlines()]
+    assert [line for line in shown if line not in real] == []
+
+
+def test_the_tree_names_what_is_there_and_nothing_else():
+    tree = README[README.index("```\nscene/"):]
+    tree = tree[:tree.index("```", 3)]
+    named = set(re.findall(r"^ +(\w+\.py) ", tree, re.MULTILINE))
+    there = {path.name for path in (ROOT / "scene").rglob("*.py") if path.name != "__init__.py"}
+    assert named == there
+
+
+def test_the_pictures_are_there_and_small():
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / name).stat().st_size < 100_000

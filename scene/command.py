@@ -25,10 +25,10 @@ def printable(name):
 
 def run(work, *arguments):
     """Calls work(*arguments) and returns the command's exit code: work's own, or 0, or that of the error it ended with."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")        # None where the shell closed it
-        stream.reconfigure(errors="backslashreplace")               # a terminal that knows no Greek is no reason to fail
-        setattr(sys, name, stream)
+    if sys.stdout is None or sys.stderr is None:            # the shell closed it
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))   # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")       # a terminal that knows no Greek is no reason to fail
     try:
         code = work(*arguments) or 0
         sys.stdout.flush()

@@ -53,7 +53,8 @@ class CNN(Network):
     def __init__(self, classes, image_size=64, widths=(32, 64, 128)):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "widths": list(widths)}
-        layers, inputs = [Normalize(), Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False), BatchNorm(widths[0]), ReLU()], widths[0]
+        inputs = widths[0]
+        layers = [Normalize(), Conv2d(3, inputs, 4, stride=2, padding=1, bias=False), BatchNorm(inputs), ReLU()]
         for outputs in widths[1:]:
             layers += [*halve(inputs, outputs), *residual(outputs)]
             inputs = outputs

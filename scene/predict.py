@@ -2,7 +2,7 @@
 
     python -m scene.predict PHOTO... --model model_CNN
 
-The test at the end of training, this command and the AWS Lambda handler all ask the same Classifier, so the accuracy that
+The test at the end of training and this command ask the same Classifier, and so may whatever serves a model: the accuracy that
 training prints is the accuracy of what is deployed. Nothing here imports torch.
 
 Next: main.py

@@ -27,8 +27,11 @@ def numbers(shape, seed=0, dtype=torch.float64):
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def check(layer, reference, x, seed=0):
-    """Asserts that y, dx and every parameter's gradient are the reference's. `x` may be a shape, to be filled at random."""
+def check(layer, reference, x, seed=0, evaluation=True):
+    """Asserts that y, dx and every parameter's gradient are the reference's. `x` may be a shape, to be filled at random.
+
+    Evaluation has to give the same y, unless `evaluation` is False, for layers that do something else in training.
+    """
     x = x if isinstance(x, torch.Tensor) else numbers(x, seed)
     prepare(layer, seed)
     theirs = {name: getattr(layer, name).clone().requires_grad_() for name in layer.parameters}
@@ -37,13 +40,16 @@ def check(layer, reference, x, seed=0):
     y = layer.forward(x, training=True)
     their_y = reference(their_x, *theirs.values())
     assert_close("y", y, their_y)
+    if evaluation:
+        assert_close("y in evaluation", layer.forward(x), their_y)
 
-    dy = numbers(y.shape, seed + 1)
+    ours = {name: getattr(layer, "d" + name).fill_(float("nan")) for name in layer.parameters}      # in the flat vector
+    dy = numbers((*y.shape, 2), seed + 1)[..., 0]               # not contiguous: a layer gets whatever the next one returns
     dx = layer.backward(dy)
     wanted = torch.autograd.grad(their_y, [their_x, *theirs.values()], dy)
     assert_close("dx", dx, wanted[0])
     for name, gradient in zip(theirs, wanted[1:], strict=True):
-        assert_close("d" + name, getattr(layer, "d" + name), gradient)
+        assert_close("d" + name, ours[name], gradient)
 
 
 def assert_close(what, ours, theirs):

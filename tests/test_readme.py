@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def block(containing):
     """The Python block of the README that contains these words, without its indentation."""
     blocks = re.findall(r"^( *)```python\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
-    return next(re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, text in blocks if containing in text)
+    texts = [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, text in blocks]
+    return next(text for text in texts if containing in text)
 
 
 def test_the_layer_to_add_passes_the_oracle_line_beside_it():

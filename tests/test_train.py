@@ -16,8 +16,8 @@ from scene.models import CNN, FCNN
 from scene.nn.layer import Network
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
-from scene.parallel import Team
 from scene.optim import SGD, one_cycle
+from scene.parallel import Team
 from scene.train import Diverged, Progress, Settings, parts, train
 
 

@@ -74,6 +74,8 @@ def twin(layer):
     if isinstance(layer, Sequential):
         module = nn.Sequential(*map(twin, layer.layers))
         return module.to(memory_format=torch.channels_last) if isinstance(layer, Network) else module
+    if type(layer) not in TWINS:
+        raise KeyError(f"add a line for {type(layer).__name__} to TWINS in tests/twins.py")
     module = TWINS[type(layer)](layer)
     with torch.no_grad():
         if "w" in layer.parameters:

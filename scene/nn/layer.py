@@ -26,7 +26,7 @@ class Parameter(NamedTuple):
 
 
 class Layer:
-    """A function with parameters. A layer declares `parameters` and `statistics`; the network sets the attributes.
+    """A function with parameters. A layer declares `parameters` and `statistics`; the network makes attributes of them.
 
     A parameter "w" becomes two views into the network's flat vectors, `self.w` and its gradient `self.dw`; a statistic
     "mean" (remembered from training, not learned by gradient) becomes `self.mean`. `generator` is the loop's source of
@@ -45,7 +45,7 @@ class Layer:
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
     def walk(self, name=""):
-        """Every layer that holds numbers of its own, with its name: ("3.body.0.", layer), …"""
+        """Every simple layer in here, with its name: ("3.body.0.", layer), … A layer made of layers walks through them."""
         yield name, self
 
     def expect(self, x, *shape):
@@ -150,7 +150,7 @@ class Network(Sequential):
 
     def start(self, generator, device="cpu", dtype=None):
         """Allocates the vectors and draws the first parameters, on the CPU, so that every device starts alike."""
-        import torch  # here, not above: prediction in AWS Lambda has none
+        import torch  # here, not above: prediction needs none
 
         def vector(size, slots):
             numbers = torch.zeros(size, dtype=dtype or torch.float32)

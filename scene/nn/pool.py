@@ -40,7 +40,7 @@ class MaxPool2d(Layer):
         self.expect(x, None, None, None, None)
         h, w = x.shape[1:3]
         if min(h, w) < k:
-            raise ValueError(f"MaxPool2d with a kernel of {k} cannot work on an image of {h}x{w}")
+            raise ValueError(f"{type(self).__name__} with a kernel of {k} cannot work on an image of {h}x{w}")
         rows, columns = (h - k) // s + 1, (w - k) // s + 1
         return [(slice(None), slice(i, i + s * rows, s), slice(j, j + s * columns, s)) for i in range(k) for j in range(k)]
 

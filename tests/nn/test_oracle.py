@@ -19,6 +19,11 @@ from tests.oracle import nchw, nhwc
 IMAGE, ROW = (4, 6, 6, 3), (6, 4)
 
 
+def check(layer, reference, x):
+    """As the layers' own tests do; in evaluation BatchNorm has other statistics than torch's reference in training."""
+    oracle.check(layer, reference, x, evaluation=not isinstance(layer, BatchNorm))
+
+
 def batch_norm(x, w, b):
     return F.batch_norm(x.reshape(-1, x.shape[-1]), None, None, w, b, training=True).reshape(x.shape)
 
@@ -45,7 +50,7 @@ wrong_dx = {
 @pytest.mark.parametrize("name", CASES)
 def test_right_layers_pass(name):
     build, reference, shape = CASES[name]
-    oracle.check(build(), reference, shape)
+    check(build(), reference, shape)
 
 
 @pytest.mark.parametrize("bug", wrong_dx)
@@ -56,7 +61,7 @@ def test_wrong_dx_is_rejected(name, bug):
     right = layer.backward
     layer.backward = lambda dy: wrong_dx[bug](right, dy)
     with pytest.raises(AssertionError, match="is not the reference's"):
-        oracle.check(layer, reference, shape)
+        check(layer, reference, shape)
 
 
 @pytest.mark.parametrize("bug", [lambda g: g.zero_(), lambda g: g.neg_(), lambda g: g.mul_(2), lambda g: g.copy_(g.flip(0))],
@@ -75,7 +80,7 @@ def test_wrong_gradients_of_parameters_are_rejected(name, parameter, bug):
 
     layer.backward = wrong
     with pytest.raises(AssertionError, match=f"d{parameter} is not the reference's"):
-        oracle.check(layer, reference, shape)
+        check(layer, reference, shape)
 
 
 class WithoutMean(BatchNorm):
@@ -125,6 +130,32 @@ class NoBias(Linear):
         return super().forward(x, training) - self.b
 
 
+class ForgetsInEvaluation(Linear):
+    """Is right in training, and wrong in what is reported and deployed."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training) - (0 if training else self.b)
+
+
+class Elsewhere(Linear):
+    """Computes its gradient, but not into the network's vector, where the optimizer looks."""
+
+    def backward(self, dy):
+        dx, self.dw = dy @ self.w, dy.T @ self.x
+        self.db.copy_(dy.sum(0))
+        return dx
+
+
+class Adds(Linear):
+    """Adds to the gradient of the step before."""
+
+    def backward(self, dy):
+        before = self.dw.clone()
+        dx = super().backward(dy)
+        self.dw.add_(before)
+        return dx
+
+
 class LastPhoto(Linear):
     """Takes its bias's gradient from the last photo alone."""
 
@@ -152,14 +183,17 @@ integers = oracle.numbers(IMAGE).round()
     (OneWay(ReLU()), lambda x: F.relu(x) + x, IMAGE),
     (NoBias(4, 3), F.linear, ROW),
     (LastPhoto(4, 3), F.linear, ROW),
+    (ForgetsInEvaluation(4, 3), F.linear, ROW),
+    (Elsewhere(4, 3), F.linear, ROW),
+    (Adds(4, 3), F.linear, ROW),
     (Conv2d(3, 2, 3, padding=1), torch_conv(padding=0), (4, 6, 6, 3)),
 ], ids=lambda value: type(value).__name__)
 def test_subtle_bugs_are_rejected(layer, reference, x):
     with pytest.raises((AssertionError, RuntimeError)):
-        oracle.check(layer, reference, x)
+        check(layer, reference, x)
 
 
 def test_unscaled_normalize_is_rejected():
     layer = Unscaled(3)
     with pytest.raises(AssertionError, match="dx"):
-        oracle.check(layer, lambda x: (x - layer.mean) / layer.std, IMAGE)
+        check(layer, lambda x: (x - layer.mean) / layer.std, IMAGE)

@@ -42,7 +42,7 @@ class BatchNorm(Layer):
         self.std = (var + self.epsilon).sqrt()
         self.mean.lerp_(mean, self.momentum)
         self.var.lerp_(var * (m / (m - 1)), self.momentum)
-        return (self.centred * (self.w / self.std)).add_(self.b)
+        return library(rows).addcmul(self.b, self.centred, self.w / self.std)       # b + centred · w/σ in one pass
 
     def backward(self, dy):
         xp, m = library(dy), len(self.centred)
@@ -50,8 +50,7 @@ class BatchNorm(Layer):
         xp.sum(rows, 0, out=self.db)
         xp.sum(rows * self.centred, 0, out=self.dw)
         self.dw.div_(self.std)
-        dx = self.centred * (-self.dw / (m * self.std))     # - x̂ dγ/M
-        dx += rows
-        dx -= self.db / m
-        dx *= self.w / self.std
+        scale = self.w / self.std
+        dx = xp.addcmul(-scale * self.db / m, rows, scale)                          # γ/σ (dy - dβ/M)
+        dx.addcmul_(self.centred, -scale * self.dw / (m * self.std))                # - γ/σ x̂ dγ/M
         return dx.reshape(dy.shape)

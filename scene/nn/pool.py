@@ -27,11 +27,11 @@ class MaxPool2d(Layer):
         return y
 
     def backward(self, dy):
-        dx, here = zeros(self.x.shape, dy), empty(dy.shape, dy)
+        dx, left, here = zeros(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
         for place in self.places(self.x):
-            given = library(dy).eq(self.x[place], self.y, out=here).mul_(dy)    # 1 or 0, as a number, times dy
+            given = library(dy).eq(self.x[place], self.y, out=here).mul_(left)      # 1 or 0, as a number, times what is left
             dx[place] += given
-            dy = dy - given                          # given away: later ties get nothing
+            left -= given                            # given away: later ties get nothing
         return dx
 
     def places(self, x):

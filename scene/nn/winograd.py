@@ -24,7 +24,7 @@ from scene.nn.conv import Conv2d
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-TILE_NUMBERS = 1 << 20      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
+TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
 
 
 class WinogradConv2d(Conv2d):

@@ -10,13 +10,15 @@ import math
 
 import torch
 
+LIGHT = 0.1         # how far brightness and contrast may vary; more would hide that colours tell scenes apart
 
-def augment(photos, size, generator, area=0.5, light=0.1):
+
+def augment(photos, size, area, generator):
     """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light.
 
     photos: uint8 (N, H, W, 3) -> float (N, size, size, 3), 0…255.   A crop keeps about a share of the photo drawn from area…1.
     """
-    return relight(crop(photos, size, area, generator), light, generator)
+    return relight(crop(photos, size, area, generator), LIGHT, generator)
 
 
 def uniform(low, high, shape, generator):

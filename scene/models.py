@@ -26,7 +26,7 @@ class FCNN(Network):
     mode = "FCNN"
     any_size = False                # its first layer has a weight for each pixel
 
-    def __init__(self, classes, image_size=32, hidden=(512, 256), dropout=0.3):
+    def __init__(self, classes, image_size=32, hidden=(512, 256), dropout=0.2):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "hidden": list(hidden), "dropout": dropout}
         layers, inputs = [Normalize(), Flatten()], image_size * image_size * 3

@@ -18,7 +18,7 @@ def draw(n, size, seed):
 @given(photos, seeds)
 def test_values_stay_in_their_range(shape, seed):
     x, generator = draw(*shape, seed)
-    y = augment(x, 7, generator)
+    y = augment(x, 7, 0.5, generator)
     assert y.shape == (shape[0], 7, 7, 3) and y.dtype == torch.float32
     assert y.min() >= 0 and y.max() <= 255
 
@@ -26,7 +26,7 @@ def test_values_stay_in_their_range(shape, seed):
 @given(photos, seeds)
 def test_the_same_seed_gives_the_same_photos(shape, seed):
     x, _ = draw(*shape, seed)
-    first, second, other = (augment(x, 9, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
+    first, second, other = (augment(x, 9, 0.5, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 

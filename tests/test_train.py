@@ -79,15 +79,16 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
             rates.append(rate)
             super().step(rate)
 
-    def spy(pixels, size, generator):
+    def spy(pixels, size, area, generator):
+        assert area == 0.7
         sizes.append(size)
         batches.append(pixels[:, 0, 0, 0].tolist())
-        return augment(pixels, size, generator)
+        return augment(pixels, size, area, generator)
 
     monkeypatch.setattr("scene.train.SGD", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 32, 32, 3)
-    settings = Settings(epochs=5, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01)
+    settings = Settings(epochs=5, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01)
     train(CNN(2, 32), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]

@@ -73,6 +73,15 @@ def theirs(network, pixels, labels, fused):
     return step
 
 
+def with_threads(count, step):
+    """The step with so many threads within each operation: torch.nn's way to several cores; ours is processes of one thread."""
+    def run():
+        torch.set_num_threads(count)
+        step()
+
+    return run
+
+
 def seconds(step):
     start = time.perf_counter()
     step()
@@ -102,10 +111,10 @@ def compare(name, make, batch, size):
     race(name, "1 core", steps)
     step, team = ours_on_all_cores(start(), pixels, labels)
     with team:
-        for other in (step, *steps[1:]):
-            other()
-        torch.set_num_threads(cores())
-        race(name, f"{cores()} cores", [step, *steps[1:]])
+        steps = [with_threads(1, step), *(with_threads(cores(), other) for other in steps[1:])]
+        for each in steps:
+            each()
+        race(name, f"{cores()} cores", steps)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def defaults(mode, photos):
 
 
 class Diverged(UserError):
-    """The loss or a weight is no number any more."""
+    """The loss or an answer of the network is no number any more."""
 
     exit_code = 3
 
@@ -84,8 +84,8 @@ def train(network, pixels, labels, settings):
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
-    if not (network.params.isfinite().all() and network.state.isfinite().all()):
-        raise Diverged(f"Training diverged in its last step: a weight is no longer a number. {ADVICE}")
+    if not network.forward(pixels[:1]).isfinite().all():
+        raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
 
 
 def size_at(t, network):

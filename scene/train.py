@@ -44,7 +44,7 @@ def defaults(mode, photos):
     """
     if mode == "FCNN":
         return {"epochs": 40, "learning_rate": 0.04, "crop_area": 0.85}
-    return {"epochs": max(18, min(40, 16_000 // photos)), "learning_rate": 0.15}
+    return {"epochs": max(18, min(32, 16_000 // photos)), "learning_rate": 0.15}
 
 
 class Diverged(UserError):

@@ -113,7 +113,7 @@ def train_and_save(photos, options, path):
     print(f"Settings: mode {options.mode}, image size {options.image_size}, "
           + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
     train(network, pixels, labels, settings)
-    card = {"mode": options.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
+    card = {"mode": network.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
     modelfile.save(path, network, card)
 
 

@@ -89,7 +89,7 @@ def train(network, pixels, labels, settings):
 
 
 def size_at(t, network):
-    """The side of training's crops when a share t of the training is done: half the side at first, four times as fast.
+    """The side of training's crops when a share t of the training is done: half the side at first, a quarter of the pixels.
 
     What takes the long first half to learn, colours and layout, shows in small pictures too; the second half adds detail.
     Source: Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).

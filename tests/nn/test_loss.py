@@ -11,7 +11,7 @@ from tests.strategies import seeds
 photos, classes = st.integers(1, 9), st.integers(2, 12)
 
 
-def compare(loss, reference, n, k, seed):
+def assert_same(loss, reference, n, k, seed):
     z = (oracle.numbers((n, k), seed) * 3).requires_grad_()
     labels = torch.randint(k, (n,), generator=torch.Generator().manual_seed(seed))
     value = reference(z, labels)
@@ -21,13 +21,13 @@ def compare(loss, reference, n, k, seed):
 
 @given(photos, classes, st.sampled_from([0.0, 0.1, 0.5]), seeds)
 def test_cross_entropy_is_that_of_torch(n, k, smoothing, seed):
-    compare(CrossEntropy(smoothing), lambda z, t: F.cross_entropy(z, t, label_smoothing=smoothing), n, k, seed)
+    assert_same(CrossEntropy(smoothing), lambda z, t: F.cross_entropy(z, t, label_smoothing=smoothing), n, k, seed)
 
 
 @given(photos, classes, seeds)
 def test_mean_squared_error_is_that_of_torch(n, k, seed):
     """torch.nn's mean is over N·K numbers, ours over N photos: K times as much."""
-    compare(MeanSquaredError(), lambda z, t: k * F.mse_loss(z.softmax(1), F.one_hot(t, k).to(z)), n, k, seed)
+    assert_same(MeanSquaredError(), lambda z, t: k * F.mse_loss(z.softmax(1), F.one_hot(t, k).to(z)), n, k, seed)
 
 
 @given(photos, classes, seeds)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scene.nn.layer import Network
 from scene.nn.linear import Linear
 from scene.nn.norm import BatchNorm
-from scene.optim import SGD, Adam, constant, cosine, one_cycle
+from scene.optim import SGD, Adam, Muon, constant, cosine, one_cycle, orthogonal
 from tests.strategies import seeds
 
 rates, shares = st.floats(1e-4, 1), st.floats(0, 1)
@@ -48,6 +48,45 @@ def test_adam_is_adamw_of_torch(beta1, beta2, decay, seed):
     torch.testing.assert_close(*race(
         lambda network: Adam(network, (beta1, beta2), decay=decay),
         lambda groups: torch.optim.AdamW(groups, lr=1, betas=(beta1, beta2)), decay, seed))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(1e-6, 1e6), seeds)
+def test_orthogonal_keeps_the_directions_and_evens_the_lengths(rows, columns, scale, seed):
+    g = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    u, s, vt = torch.linalg.svd(g, full_matrices=False)
+    along = u.T @ orthogonal(g, steps=5) @ vt.T                      # in the directions of g it is diagonal
+    lengths = along.diagonal()
+    torch.testing.assert_close(along, lengths.diag(), atol=1e-6, rtol=0)
+    strong = s > 0.02 * s.norm()
+    assert ((lengths > 0.6) & (lengths < 1.3))[strong].all() and ((lengths >= 0) & (lengths < 1.3)).all()
+
+
+@given(st.floats(0, 0.95), seeds)
+def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentum, seed):
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(Linear(3, 5), Linear(5, 8), Linear(8, 4), Linear(4, 2)).start(generator)
+    hidden = [network.layers[1], network.layers[2]]
+    theirs = [layer.w.clone().requires_grad_() for layer in hidden]
+    others = [slot for slot in network.parameter_slots if slot.name not in ("1.w", "2.w")]
+    plain = [slot.layer.__dict__[slot.attribute].clone().requires_grad_() for slot in others]
+    muon = torch.optim.Muon(theirs, lr=0.1, momentum=momentum, weight_decay=0, ns_steps=3)
+    sgd = torch.optim.SGD(plain, lr=0.1, momentum=momentum, nesterov=momentum > 0)
+    ours = Muon(network, momentum)
+    for _ in range(5):
+        network.grads.normal_(generator=generator)
+        for weight, layer in zip(theirs, hidden, strict=True):
+            weight.grad = layer.dw.clone()
+        for weight, slot in zip(plain, others, strict=True):
+            weight.grad = slot.layer.__dict__["d" + slot.attribute].clone()
+        for optimizer in (muon, sgd):
+            optimizer.step()
+        for weight in theirs:
+            weight.data *= (2 * len(weight)) ** 0.5 / weight.data.norm()
+        ours.step(0.1)
+    for weight, layer in zip(theirs, hidden, strict=True):
+        torch.testing.assert_close(layer.w, weight.detach(), atol=0.02, rtol=0)         # torch computes in bfloat16
+    for weight, slot in zip(plain, others, strict=True):
+        torch.testing.assert_close(slot.layer.__dict__[slot.attribute], weight.detach())
 
 
 @given(shares)

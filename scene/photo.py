@@ -3,7 +3,7 @@
 Photos come from years of cameras and, at the endpoint, from strangers. So whatever the bytes are, `decode` either returns the
 whole photo or raises PhotoError with one sentence to show, and it spends no memory on pixels before it knows how many there are.
 
-Next: folder.py
+Next: findings.py
 """
 
 import os
@@ -53,8 +53,9 @@ class Limits(NamedTuple):
 # One's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes for each, 8 for RGBA, 16-bit grey and
 # progressive CMYK, on every core; most JPEGs need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
-# Photos from the network. Lambda takes requests of 6 MB; 25 million pixels need 100 to 200 MB.
-REMOTE = Limits(("JPEG", "PNG"), max_bytes=6_000_000, max_pixels=25_000_000)
+# Photos from the network. Lambda takes requests of 6 MB, in base64 4.4 MB of photo. The 12 megapixels of a phone are up to 12.53
+# million pixels; decoding them needs up to 100 MB.
+REMOTE = Limits(("JPEG", "PNG"), max_bytes=4_400_000, max_pixels=12_600_000)
 
 
 def read(path, limits=LOCAL):
@@ -97,7 +98,9 @@ def decode(data, size, limits=LOCAL):
             most = f"at most {limits.max_pixels / 1e6:g} million are accepted"
             raise PhotoTooLarge(f"{image.width}x{image.height} pixels; {most}: shrink it first")
         check_whole(data, name, start)
-        return np.array(upright(stretch(image, size), image))
+        turn = find_turn(image)         # first: `stretch` closes the image
+        square = stretch(image, size)
+        return np.array(square if turn is None else square.transpose(turn))
     except (PhotoError, MemoryError):
         raise
     except Exception as error:      # Pillow raises a dozen kinds
@@ -191,22 +194,26 @@ def stretch(image, size):
     drafted = image.draft(None, (size, size))       # None if not a JPEG
     box = drafted and drafted[1]        # 203 pixels are 25.375 after libjpeg: the last of its 26 is partly padding
     if image.mode.startswith("I"):      # 16-bit grey, and one shade of it may be transparent
-        grey = np.asarray(image)
-        alpha = np.uint8(255) * (grey != image.info.get("transparency"))
-        image = Image.fromarray(np.dstack([(grey >> 8).astype(np.uint8), alpha]))       # (H, W), (H, W) -> (H, W, 2)
+        grey, shade = np.asarray(image), image.info.get("transparency")
+        image.close()
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+        if shade is not None:
+            image.putalpha(Image.fromarray(np.uint8(255) * (grey != shade)))
+        del grey
     mode = "RGBA" if image.has_transparency_data else "RGB"
     if image.mode != mode:
-        image = image.convert(mode)
+        converted = image.convert(mode)
+        image.close()       # its pixels are needed no more, and can take as much memory as all the rest
+        image = converted
     image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
     if mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image
 
 
-def upright(square, image):
-    """The square turned as the EXIF of its photo asks: cheaper than to turn the photo."""
+def find_turn(image):
+    """How the square has to be turned, as EXIF says: cheaper than to turn the photo. None if it is upright."""
     try:
-        turn = TURN.get(image.getexif().get(ORIENTATION))
+        return TURN.get(image.getexif().get(ORIENTATION))
     except Exception:       # broken EXIF: the pixels are fine
-        return square
-    return square if turn is None else square.transpose(turn)
+        return None

@@ -20,13 +20,13 @@ from scene.nn.winograd import WinogradConv2d
 class FCNN(Network):
     """Fully connected: every pixel meets every number of the first hidden layer. It knows nothing of neighbourhood.
 
-    Parameters for 10 classes: 1 708 810, of which 1 573 376 in the first layer.
+    Parameters for 10 classes: 766 346, of which 663 552 are the first layer's weights.
     """
 
     mode = "FCNN"
     any_size = False                # its first layer has a weight for each pixel
 
-    def __init__(self, classes, image_size=32, hidden=(512, 256), dropout=0.2):
+    def __init__(self, classes, image_size=24, hidden=(384, 256), dropout=0.3):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "hidden": list(hidden), "dropout": dropout}
         layers, inputs = [Normalize(), Flatten()], image_size * image_size * 3
@@ -39,10 +39,10 @@ class FCNN(Network):
 class CNN(Network):
     """Convolutional and residual: the same small patterns are looked for everywhere, then patterns of patterns.
 
-    For a side of 64:      (N, 64, 64, 3)
-      4x4 convolution, every other pixel   -> (N, 32, 32, 32)
-      3x3 convolution, pool, residual      -> (N, 16, 16, 64)
-      3x3 convolution, pool, residual      -> (N, 8, 8, 128)
+    For a side of 72:      (N, 72, 72, 3)
+      4x4 convolution, every other pixel   -> (N, 36, 36, 32)
+      3x3 convolution, pool, residual      -> (N, 18, 18, 64)
+      3x3 convolution, pool, residual      -> (N, 9, 9, 128)
       mean over all pixels, linear         -> (N, K)
     Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a form of it.
     """
@@ -50,7 +50,7 @@ class CNN(Network):
     mode = "CNN"
     any_size = True                 # behind the mean no weight depends on the number of pixels
 
-    def __init__(self, classes, image_size=64, widths=(32, 64, 128)):
+    def __init__(self, classes, image_size=72, widths=(32, 64, 128)):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "widths": list(widths)}
         inputs = widths[0]

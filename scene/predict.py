@@ -1,24 +1,27 @@
 """From a photo to its scene: the only place that predicts.
 
-    python -m scene.predict PHOTO... --model model_CNN
+    python -m scene.predict PHOTO... [--model PATH]
 
 The test at the end of training and this command ask the same Classifier, and so may whatever serves a model: the accuracy that
 training prints is the accuracy of what is deployed. Nothing here imports torch.
 
-Next: main.py
+Next: endpoint.py
 """
 
 import argparse
 import json
+import os
 import sys
 
 import numpy as np
 
 from scene import command, modelfile, photo
 from scene.command import printable
-from scene.nn.arrays import adopt, as_numpy, flip
+from scene.models import MODES
+from scene.nn.arrays import adopt, as_numpy, flip, library
 from scene.nn.loss import softmax
 
+PRETRAINED = {mode: os.path.join(os.path.dirname(__file__), "pretrained", f"model_{mode}") for mode in MODES}
 BATCH_PIXELS = 1 << 19      # pixels predicted at once: 128 photos of 64x64
 
 
@@ -27,6 +30,7 @@ class Classifier:
 
     def __init__(self, network, card):
         self.network, self.card, self.classes = network, card, card["classes"]
+        network.freeze()
 
     @classmethod
     def open(cls, path):
@@ -46,9 +50,11 @@ class Classifier:
         rows, step = [], max(1, BATCH_PIXELS // self.network.image_size ** 2)
         for i in range(0, len(pixels), step):
             x = adopt(pixels[i:i + step], self.network.params)
-            z = self.network.forward(x)
             if self.card["mirror"]:
-                z = (z + self.network.forward(flip(x, 2))) / 2
+                z = self.network.forward(library(x).concatenate([x, flip(x, 2)]))       # (2N, H, W, 3) -> (2N, K)
+                z = (z[:len(x)] + z[len(x):]) / 2
+            else:
+                z = self.network.forward(x)
             rows.append(as_numpy(softmax(z)))
         return np.concatenate(rows)
 
@@ -87,7 +93,8 @@ def parse(arguments):
         prog="python -m scene.predict", description="Say which scene each photo shows, and how probable each class is.",
         epilog="exit codes: 0 done, 1 something unforeseen, 2 a mistake in the command, in the model or in a photo")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
-    parser.add_argument("--model", metavar="PATH", required=True, help="a model file that scene.main has written")
+    parser.add_argument("--model", metavar="PATH", default=PRETRAINED["CNN"],
+                        help="a model file that scene.main has written (default: the pre-trained CNN that comes with Scene)")
     parser.add_argument("--json", action="store_true", help="a JSON object for each photo, a line each")
     return parser.parse_args(arguments)
 

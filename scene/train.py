@@ -13,11 +13,10 @@ from tqdm import tqdm
 from scene.augment import augment
 from scene.command import UserError
 from scene.nn.loss import CrossEntropy, MeanSquaredError
-from scene.optim import SGD, one_cycle
+from scene.optim import Muon, one_cycle
 from scene.parallel import Team
 
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
-SHARD = 32          # photos that one core works on at a time; a batch of 64 keeps two cores busy
 MOST_SHARDS = 16    # each has gradients of its own
 
 
@@ -27,8 +26,9 @@ class Settings:
 
     epochs: int
     learning_rate: float
+    batch_size: int = 128
+    shard: int = 32                     # photos that one core works on at a time: four cores share a batch
     crop_area: float = 0.5              # crops keep this share of a photo or more
-    batch_size: int = 64
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
@@ -43,7 +43,7 @@ def defaults(mode, photos):
     so its crops stay close to the whole photo.
     """
     if mode == "FCNN":
-        return {"epochs": 40, "learning_rate": 0.04, "crop_area": 0.85}
+        return {"epochs": 40, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
     return {"epochs": max(18, min(32, 16_000 // photos)), "learning_rate": 0.15}
 
 
@@ -56,15 +56,20 @@ class Diverged(UserError):
 ADVICE = "Try a smaller --learning-rate."
 
 
-def train(network, pixels, labels, settings):
-    """Trains a network in place, from the start.   pixels: uint8 (N, H, W, 3), labels: int64 (N,)."""
+def train(network, pixels, labels, settings, teacher=None):
+    """Trains a network in place, from the start or from what another network has learned.
+
+    pixels: uint8 (N, H, W, 3), labels: int64 (N,).
+    """
     torch.set_num_threads(1)                        # a process for each core is faster than threads within each operation
     generator = torch.Generator().manual_seed(settings.seed)
     network.start(generator, settings.device)
     network.layers[0].fit(pixels)
+    if teacher is not None:
+        say_reused(network, network.reuse(teacher))
     loss = LOSSES[settings.loss]()
     batches = parts(len(labels), settings.batch_size)
-    shards = min(parts(len(labels) // batches, SHARD), MOST_SHARDS)
+    shards = min(parts(len(labels) // batches, settings.shard), MOST_SHARDS)
     steps, done = settings.epochs * batches, 0
 
     def learn(step, batch, randomness):
@@ -75,7 +80,7 @@ def train(network, pixels, labels, settings):
         return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
 
     with Team(network, learn, shards) as team, Progress(settings.epochs, len(labels)) as progress:
-        optimizer = SGD(network, settings.momentum, settings.decay)
+        optimizer = Muon(network, settings.momentum, settings.decay)
         for _ in range(settings.epochs):
             progress.start_epoch()
             for batch in torch.randperm(len(labels), generator=generator).tensor_split(batches):
@@ -88,13 +93,25 @@ def train(network, pixels, labels, settings):
         raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
 
 
-def size_at(t, network):
-    """The side of training's crops when a share t of the training is done: half the side at first, a quarter of the pixels.
+def say_reused(network, names):
+    """Prints what a network takes over from another."""
+    new = [name for name in network.arrays() if name not in names]
+    count = sum(network.arrays()[name].numel() for name in names)
+    print(f"Reused: {len(names)} arrays, {count} numbers. Starting anew: {', '.join(new)}", flush=True)
 
-    What takes the long first half to learn, colours and layout, shows in small pictures too; the second half adds detail.
-    Source: Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
+
+def size_at(t, network):
+    """The side of training's crops when a share t of the training is done.
+
+    In the second half it is 8/9 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in
+    it is shown as large as in the whole photos that the network is asked about later. The first half works on half of that, a quarter
+    of the pixels: what takes long to learn, colours and layout, shows in small pictures too.
+    Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
-    return max(8, network.image_size // 2) if network.any_size and t < 0.5 else network.image_size
+    if not network.any_size:
+        return network.image_size
+    side = network.image_size * 8 // 9 // 4 * 4
+    return max(8, side if t >= 0.5 else side // 2)
 
 
 def parts(photos, size):

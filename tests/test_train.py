@@ -16,7 +16,7 @@ from scene.models import CNN, FCNN
 from scene.nn.layer import Network
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
-from scene.optim import SGD, one_cycle
+from scene.optim import Muon, one_cycle
 from scene.parallel import Team
 from scene.train import Diverged, Progress, Settings, parts, train
 
@@ -70,7 +70,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     monkeypatch.setattr("scene.parallel.cores", lambda: 1)
     made, rates, batches, sizes = [], [], [], []
 
-    class Spy(SGD):
+    class Spy(Muon):
         def __init__(self, network, *settings):
             made.append(settings)
             super().__init__(network, *settings)
@@ -85,11 +85,11 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
         batches.append(pixels[:, 0, 0, 0].tolist())
         return augment(pixels, size, area, generator)
 
-    monkeypatch.setattr("scene.train.SGD", Spy)
+    monkeypatch.setattr("scene.train.Muon", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
-    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 32, 32, 3)
+    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 36, 36, 3)
     settings = Settings(epochs=5, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01)
-    train(CNN(2, 32), pixels, torch.arange(10) % 2, settings)
+    train(CNN(2, 36), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
     assert sizes == [16] * 5 + [32] * 5

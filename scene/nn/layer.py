@@ -12,6 +12,8 @@ Next: linear.py
 
 from typing import NamedTuple
 
+from scene.nn.arrays import adopt
+
 
 class Parameter(NamedTuple):
     """What a layer asks for: an array of this shape, started as mean + std · normal(0, 1).
@@ -37,12 +39,16 @@ class Layer:
     statistics = {}
     generator = None
     needs_dx = True
+    frozen = None                       # what `freeze` has worked out
 
     def forward(self, x, training=False):
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
     def backward(self, dy):
         raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def freeze(self):
+        """Works out once what evaluation needs of the weights. They must not change any more, unless placed anew."""
 
     def walk(self, name=""):
         """Every simple layer in here, with its name: ("3.body.0.", layer), … A layer made of layers walks through them."""
@@ -140,6 +146,8 @@ class Network(Sequential):
     def place(self, params, state, grads=None):
         """Gives every layer its views of these vectors, of either library; without `grads` it can only predict."""
         self.params, self.state, self.grads = params, state, grads
+        for _, layer in self.walk():
+            layer.frozen = None
         for slot in self.parameter_slots:
             setattr(slot.layer, slot.attribute, view(params, slot))
             if grads is not None:
@@ -165,6 +173,22 @@ class Network(Sequential):
             layer.generator = generator
         params = vector(self.size, self.parameter_slots)
         return self.place(params, vector(self.state_size, self.statistic_slots), torch.zeros_like(params))
+
+    def freeze(self):
+        for _, layer in self.walk():
+            layer.freeze()
+
+    def reuse(self, other):
+        """Takes over what another network has learned: every array of the same name and shape, but for the last layer's.
+
+        Returns the names of those arrays. The other network may be on the other library.
+        """
+        last, theirs = f"{len(self.layers) - 1}.", other.arrays()
+        fitting = {name: array for name, array in self.arrays().items()
+                   if not name.startswith(last) and name in theirs and theirs[name].shape == tuple(array.shape)}
+        for name, array in fitting.items():
+            array[...] = adopt(theirs[name], array)
+        return list(fitting)
 
     def arrays(self):
         """Every parameter and statistic by name, {"3.body.0.w": array, …}, as views."""

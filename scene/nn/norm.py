@@ -26,10 +26,18 @@ class BatchNorm(Layer):
         self.expect(x, *(None,) * (len(x.shape) - 1), self.channels)
         if training:
             return self.forward_batch(x.reshape(-1, self.channels)).reshape(x.shape)
-        scale = self.w / library(x).sqrt(self.var + self.epsilon)
+        scale, shift = self.frozen or self.scale_and_shift()
         y = x * scale
-        y += self.b - self.mean * scale
+        y += shift
         return y
+
+    def scale_and_shift(self):
+        """Evaluation is y = scale · x + shift, both (C,)."""
+        scale = self.w / library(self.w).sqrt(self.var + self.epsilon)
+        return scale, self.b - self.mean * scale
+
+    def freeze(self):
+        self.frozen = self.scale_and_shift()
 
     def forward_batch(self, rows):
         """Training: with the mean and variance of the batch, rows (M, C), which also move the running averages."""

@@ -41,10 +41,9 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
-        b, g, a = matrices(x)
+        b, _, a = matrices(x)
         y = empty((*x.shape[:3], self.outputs), x)
-        kernels = library(x).moveaxis(self.w, 0, 3).reshape(9, -1)                  # (O, 3, 3, C) -> (9, C·O)
-        u = (g @ kernels).reshape(36, self.inputs, self.outputs)
+        u = self.kernels() if training or self.frozen is None else self.frozen
         if training:
             self.x_shape, self.u, self.v = x.shape, u, []
         for part in self.parts(x):
@@ -72,6 +71,15 @@ class WinogradConv2d(Conv2d):
         if "b" in self.parameters:
             library(dy).sum(dy, (0, 1, 2), out=self.db)
         return dx
+
+    def kernels(self):
+        """U, the weights transformed: (O, 3, 3, C) -> (36, C, O)."""
+        _, g, _ = matrices(self.w)
+        w = library(self.w).moveaxis(self.w, 0, 3).reshape(9, -1)                   # (O, 3, 3, C) -> (9, C·O)
+        return (g @ w).reshape(36, self.inputs, self.outputs)
+
+    def freeze(self):
+        self.frozen = self.kernels()
 
     def parts(self, y):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""

@@ -3,10 +3,17 @@
 Three networks, each beside its torch.nn twin: the same architecture, weights and batch; channels last; autograd; the faster of
 torch.optim.SGD's foreach and fused. First both take twenty steps, and their losses must agree. Then they take turns, and the
 ratio of the medians says how many times as long torch.nn takes. Whole steps: forward, loss, backward, optimizer.
+
+Memory is that of a process of its own for each side: on one core the most it held resident in twenty steps, on several what all its
+processes hold after them (PSS: what two of them share is counted once), both less what it held before its network was made.
 """
 
+import multiprocessing
+import os
+import re
 import statistics
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -95,30 +102,79 @@ def race(name, where, steps):
     print(f"{name:14} {where:7}  ours {mine:7.2f} ms   torch.nn {min(other):7.2f} ms   ratio {min(other) / mine:.2f}", flush=True)
 
 
-def compare(name, make, batch, size):
+def start(network):
+    """The network with its first weights, the same each time."""
+    return network.start(torch.Generator().manual_seed(1))
+
+
+def make_batch(name):
+    """Pixels and labels for a network of NETWORKS, the same each time."""
+    _, batch, size = NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, size, size, 3), generator=generator).float()
-    labels = torch.randint(5, (batch,), generator=generator)
+    return pixels, torch.randint(5, (batch,), generator=generator)
 
-    def start():
-        return make().start(torch.Generator().manual_seed(1))
 
+def compare(name):
+    """Checks that both learn alike, then prints times and memory."""
+    make, batch = NETWORKS[name][0], make_batch(name)
     torch.set_num_threads(1)
-    network = start()
-    steps = [ours(network, pixels, labels), *(theirs(start(), pixels, labels, fused) for fused in (False, True))]
+    steps = [ours(start(make()), *batch), *(theirs(start(make()), *batch, fused) for fused in (False, True))]
     difference = max(max(values) - min(values) for values in ([step() for step in steps] for _ in range(20)))
     assert difference < 1e-4, f"{name}: losses differ by {difference}"
     race(name, "1 core", steps)
-    step, team = ours_on_all_cores(start(), pixels, labels)
+    step, team = ours_on_all_cores(start(make()), *batch)
     with team:
         steps = [with_threads(1, step), *(with_threads(cores(), other) for other in steps[1:])]
         for each in steps:
             each()
         race(name, f"{cores()} cores", steps)
+    weigh(name, 1, "1 core")
+    weigh(name, cores(), f"{cores()} cores")
 
+
+def weigh(name, count, where):
+    """Prints the memory that each side takes."""
+    spawn = multiprocessing.get_context("spawn")
+    megabytes = []
+    for side in "ours", "theirs":
+        with spawn.Pool(1) as pool:
+            megabytes.append(pool.apply(memory, (name, side, count)))
+    mine, other = megabytes
+    print(f"{name:14} {where:7}  ours {mine:7.1f} MB   torch.nn {other:7.1f} MB   memory ratio {mine / other:.2f}", flush=True)
+
+
+def memory(name, side, count):
+    """In a process of its own: the megabytes that twenty steps take."""
+    make, batch = NETWORKS[name][0], make_batch(name)
+    torch.set_num_threads(1 if side == "ours" else count)
+    before = resident("VmRSS", "status") if count == 1 else resident("Pss", "smaps_rollup")
+    Path("/proc/self/clear_refs").write_text("5")           # VmHWM, the peak, starts anew
+    if side == "ours" and count > 1:
+        step, team = ours_on_all_cores(start(make()), *batch)
+        team.__enter__()
+    else:
+        step = ours(start(make()), *batch) if side == "ours" else theirs(start(make()), *batch, fused=True)
+    for _ in range(20):
+        step()
+    if count == 1:
+        return resident("VmHWM", "status") - before
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return sum(resident("Pss", "smaps_rollup", process) for process in ["self", *children]) - before
+
+
+def resident(what, file, process="self"):
+    """A figure of /proc in megabytes."""
+    return int(re.search(rf"^{what}:\s*(\d+) kB", Path(f"/proc/{process}/{file}").read_text(), re.MULTILINE)[1]) / 1000
+
+
+NETWORKS = {                                                # name: (network, photos in a batch, their side)
+    "original FCNN": (original_fcnn, 32, 32),
+    "FCNN": (lambda: FCNN(5, dropout=0), 64, 32),
+    "CNN": (lambda: CNN(5), 64, 64),
+}
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, median of {ROUNDS} interleaved rounds")
-    compare("original FCNN", original_fcnn, 32, 32)
-    compare("FCNN", lambda: FCNN(5, dropout=0), 64, 32)
-    compare("CNN", lambda: CNN(5), 64, 64)
+    for name in NETWORKS:
+        compare(name)

@@ -1,0 +1,454 @@
+"""lambda/get_scene.py: events in, answers out, with models from a real S3 server over HTTP (moto), and from some bad ones.
+
+The same handler in Lambda's own runtime client is tests/test_runtime.py's. Each `cold_start` is a new copy of the module, as a new
+process would have.
+"""
+
+import base64
+import http.server
+import importlib.util
+import json
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.request import Request, urlopen
+
+import pytest
+
+pytest.importorskip("moto", reason="needs pip install -e '.[cloud]'")
+boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
+
+import torch  # noqa: E402
+from moto.server import ThreadedMotoServer  # noqa: E402
+
+from scene import endpoint, photo  # noqa: E402
+from scene.models import CNN, FCNN  # noqa: E402
+from tests.test_endpoint import OCEAN, check, model_file, small_network  # noqa: E402
+
+SOURCE = Path(__file__).parent.parent / "lambda" / "get_scene.py"
+BUCKET, REGION = "the-models", "eu-central-1"
+CONTEXT = SimpleNamespace(aws_request_id="of-lambda", function_name="scene-test")
+PHOTO = base64.b64encode(OCEAN).decode()
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Bytes of model files: one for each mode, a second CNN, and bad ones."""
+    folder = tmp_path_factory.mktemp("models")
+    files = {kind.mode: model_file(small_network(kind), folder / kind.mode) for kind in (FCNN, CNN)}
+    files["new CNN"] = model_file(small_network(CNN, seed=1), folder / "new")
+    files["corrupt"] = files["CNN"][:-1] + bytes([files["CNN"][-1] ^ 1])
+    files["half"] = files["CNN"][:9999]
+    files["no model"] = b"<html>"
+    return files
+
+
+@pytest.fixture
+def s3(moto, files):
+    """A client of a new bucket with both models."""
+    client = boto3.client("s3", region_name=REGION, endpoint_url=moto, aws_access_key_id="k", aws_secret_access_key="s")
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for mode in ("FCNN", "CNN"):
+        client.put_object(Bucket=BUCKET, Key=f"model_{mode}", Body=files[mode])
+    yield client
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+
+
+@pytest.fixture
+def environment(moto, monkeypatch):
+    """What Lambda would set: environment(NAME=value) changes it."""
+    def change(**values):
+        for name, value in values.items():
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+    change(SCENE_BUCKET=BUCKET, SCENE_KEY_CNN=None, SCENE_KEY_FCNN=None, SCENE_ARRAYS=None, AWS_REGION=REGION, AWS_DEFAULT_REGION=None,
+           AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t", AWS_ENDPOINT_URL_S3=moto, AWS_ENDPOINT_URL=None)
+    return change
+
+
+def cold_start():
+    """The module as a new process has it, with a clock `now` that can be set, and `asked`: the HTTP status of each request to S3."""
+    spec = importlib.util.spec_from_file_location("get_scene", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.now, module.asked = 1000, []
+    module.MODELS.clock = lambda: module.now
+    request = module.Bucket.request
+
+    def noted(*arguments):
+        answer = request(*arguments)
+        module.asked.append(answer[0])
+        return answer
+
+    module.Bucket.request = noted
+    return module
+
+
+@pytest.fixture
+def get_scene(s3, environment):
+    return cold_start()
+
+
+@pytest.fixture
+def lines(capsys):
+    """lines() -> the lines of the log since it was last called."""
+    return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def proxy(mode="CNN", **changes):
+    body = json.dumps({"mode": mode, "imageBase64": PHOTO})
+    return {"httpMethod": "POST", "body": body, "isBase64Encoded": False, "requestContext": {"requestId": "of-the-gateway"}} | changes
+
+
+def ask(module, mode="CNN"):
+    """(HTTP status, answer) by way of API Gateway, checked."""
+    reply = module.handler(proxy(mode), CONTEXT)
+    assert reply["headers"] == {"Content-Type": "application/json"}
+    check(reply["statusCode"], reply["body"], "of-the-gateway")
+    return reply["statusCode"], json.loads(reply["body"])
+
+
+def name(data):
+    return endpoint.load_model(data).name
+
+
+def code(answer):
+    return answer["error"]["code"]
+
+
+# Events
+
+
+@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+def test_the_answer_is_the_classifiers(mode, arrays, s3, environment, files):
+    environment(SCENE_ARRAYS=arrays)
+    module = cold_start()
+    expected = endpoint.load_model(files[mode]).classifier.classify(OCEAN, photo.REMOTE)
+    status, answer = ask(module, mode)
+    assert status == 200 and answer["probabilities"] == pytest.approx(expected, abs=1e-5) and answer["scene"] == next(iter(expected))
+    assert answer["model"] == name(files[mode])
+    assert isinstance(module.MODELS.find(mode).classifier.network.params, torch.Tensor) == (arrays == "torch")
+
+
+def test_a_direct_invocation_gets_the_bare_answer(get_scene):
+    answer = get_scene.handler({"mode": "CNN", "imageBase64": PHOTO}, CONTEXT)
+    assert answer == ask(get_scene)[1] | {"requestId": "of-lambda"}
+    refused = get_scene.handler({"mode": "CNN"}, CONTEXT)
+    check(400, json.dumps(refused), "of-lambda")
+    assert code(refused) == "missing_field"
+
+
+def test_a_body_in_base64(get_scene):
+    encoded = base64.b64encode(proxy()["body"].encode()).decode()
+    reply = get_scene.handler(proxy(body=encoded, isBase64Encoded=True), CONTEXT)
+    assert reply == get_scene.handler(proxy(), CONTEXT) and reply["statusCode"] == 200
+
+
+@pytest.mark.parametrize("changes", [
+    {"body": None}, {"body": ""}, {"body": 5}, {"body": "\ud800"}, {"body": "{"}, {"body": "A", "isBase64Encoded": True},
+    {"body": None, "isBase64Encoded": True}, {"body": "ä", "isBase64Encoded": True}], ids=str)
+def test_no_body_or_a_broken_one(changes, get_scene):
+    reply = get_scene.handler(proxy(**changes), CONTEXT)
+    check(400, reply["body"], "of-the-gateway")
+    assert code(json.loads(reply["body"])) == "not_json"
+
+
+@pytest.mark.parametrize("event", [None, "text", 5, [], {}, {"httpMethod": "POST"}, {"requestContext": None}], ids=str)
+def test_any_event_is_answered(event, get_scene):
+    answer = get_scene.handler(event, CONTEXT)
+    check(400, json.dumps(answer), "of-lambda")
+
+
+def test_a_gateway_without_an_id(get_scene):
+    reply = get_scene.handler(proxy(requestContext={}), CONTEXT)
+    check(200, reply["body"], "of-lambda")
+
+
+# Settings
+
+
+@pytest.mark.parametrize("missing", ["SCENE_BUCKET", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_missing_setting_is_said_at_the_start(missing, environment):
+    environment(**{missing: None})
+    with pytest.raises(RuntimeError, match=missing.replace("_REGION", "_DEFAULT_REGION") + " is not set: "):
+        cold_start()
+
+
+def test_an_unknown_array_library_is_said_at_the_start(environment):
+    environment(SCENE_ARRAYS="jax")
+    with pytest.raises(RuntimeError, match="^SCENE_ARRAYS must be numpy or torch.$"):
+        cold_start()
+
+
+def test_keys_and_bucket_are_the_owners_choice_alone(s3, environment, files):
+    s3.put_object(Bucket=BUCKET, Key="some folder/CNN+ü&2", Body=files["new CNN"])
+    environment(SCENE_KEY_CNN="some folder/CNN+ü&2")
+    module = cold_start()
+    assert ask(module)[1]["model"] == name(files["new CNN"])
+    for field in ("bucket", "key", "SCENE_BUCKET"):
+        assert code(module.handler({"mode": "CNN", "imageBase64": PHOTO, field: "mine"}, CONTEXT)) == "unknown_field"
+
+
+def test_requests_are_signed_as_iam_wants_it(moto, s3, environment, lines):
+    """moto checks signatures like AWS once it is told to: the right secret passes, another is refused."""
+    iam = boto3.client("iam", region_name=REGION, endpoint_url=moto, aws_access_key_id="k", aws_secret_access_key="s")
+    iam.create_user(UserName="reader")
+    allowed = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/model_CNN"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    environment(AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"], AWS_SESSION_TOKEN=None)
+    enforce(moto, b"0")
+    try:
+        module = cold_start()
+        assert ask(module, "CNN")[0] == 200
+        status, answer = ask(module, "FCNN")                    # what the policy does not allow
+        assert (status, code(answer)) == (503, "model_missing") and "S3 answered 403" in lines()[-1]["error"]["message"]
+        module.now += 61
+        module.MODELS.bucket.credentials = module.MODELS.bucket.credentials._replace(secret_key="another")
+        assert ask(module, "CNN")[0] == 200                     # the model in memory
+        cause = lines()[-2]["error"]["message"]
+        assert cause == "S3 answered 403 SignatureDoesNotMatch for model_CNN"       # and not a word of what was signed
+    finally:
+        enforce(moto, b"1000000000")
+
+
+def enforce(moto, after):
+    """Makes moto check every request after so many."""
+    urlopen(Request(f"{moto}/moto-api/reset-auth", after, {"Content-Type": "text/plain"})).close()
+
+
+# Keeping and refreshing
+
+
+def test_a_model_is_fetched_when_first_asked_for_and_kept(get_scene):
+    assert get_scene.asked == []
+    assert ask(get_scene)[0] == ask(get_scene)[0] == 200
+    assert get_scene.asked == [200]
+    ask(get_scene, "FCNN")
+    assert get_scene.asked == [200, 200]
+
+
+def test_it_looks_once_a_minute_whether_the_model_has_changed(get_scene, s3, files):
+    ask(get_scene)
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["new CNN"])
+    get_scene.now += 59
+    assert ask(get_scene)[1]["model"] == name(files["CNN"]) and get_scene.asked == [200]
+    get_scene.now += 1
+    assert ask(get_scene)[1]["model"] == name(files["new CNN"]) and get_scene.asked == [200, 200]
+    get_scene.now += 60
+    assert [ask(get_scene)[0] for _ in range(3)] == [200] * 3
+    assert get_scene.asked == [200, 200, 304]
+
+
+BAD = {"corrupt": "do not match its SHA-256", "half": "damaged", "no model": "it is not a model file", "FCNN": "of mode FCNN, not CNN"}
+
+
+@pytest.mark.parametrize("bad, why", BAD.items())
+def test_a_bad_new_model_never_replaces_a_good_one(bad, why, get_scene, s3, files, lines):
+    ask(get_scene)
+    lines()
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files[bad])
+    get_scene.now += 60
+    assert ask(get_scene)[1]["model"] == name(files["CNN"])
+    failed, request = lines()
+    assert failed["refresh"] == {"mode": "CNN", "code": "model_unreadable"} and why in failed["error"]["message"]
+    assert (request["status"], request["code"]) == (200, None)
+    get_scene.now += 60
+    assert ask(get_scene)[1]["model"] == name(files["CNN"]) and get_scene.asked == [200, 200, 304]      # not fetched again
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["new CNN"])
+    get_scene.now += 60
+    assert ask(get_scene)[1]["model"] == name(files["new CNN"])
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_first_model(bad, get_scene, s3, files, lines):
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files[bad])
+    status, answer = ask(get_scene)
+    assert (status, code(answer)) == (503, "model_unreadable")
+    assert lines()[-1]["error"]["type"] == "ModelFileError"
+    assert ask(get_scene, "FCNN")[0] == 200                     # the other is not concerned
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
+    assert ask(get_scene)[0] == 200                             # at once, not after a minute
+
+
+def test_a_model_that_is_not_there(get_scene, s3, files, lines):
+    s3.delete_object(Bucket=BUCKET, Key="model_CNN")
+    status, answer = ask(get_scene)
+    assert (status, code(answer)) == (503, "model_missing") and "S3 answered 404 NoSuchKey for model_CNN" in lines()[-1]["error"]["message"]
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
+    assert ask(get_scene)[0] == 200
+
+
+def test_a_model_deleted_later_is_kept(get_scene, s3, files, lines):
+    ask(get_scene)
+    s3.delete_object(Bucket=BUCKET, Key="model_CNN")
+    get_scene.now += 60
+    assert ask(get_scene)[1]["model"] == name(files["CNN"])
+    assert lines()[1]["refresh"] == {"mode": "CNN", "code": "model_missing"}
+
+
+def test_a_model_beyond_all_measure(get_scene, monkeypatch):
+    monkeypatch.setattr(get_scene, "MAX_MODEL", 10_000)
+    assert code(ask(get_scene)[1]) == "model_unreadable"
+
+
+# Storage that fails
+
+
+class BadStorage(http.server.ThreadingHTTPServer):
+    """An HTTP server that does with each request what the next of `deeds` says, the last one for ever."""
+
+    daemon_threads = True
+
+    def __init__(self, *deeds):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                deed = self.server.deeds.pop(0) if len(self.server.deeds) > 1 else self.server.deeds[0]
+                deed(self)
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.deeds = list(deeds)
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def url(self):
+        return "http://{}:{}".format(*self.server_address)
+
+
+def send(status, data):
+    def deed(handler):
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+    return deed
+
+
+def cut(handler):
+    """Promises more than it sends."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhalf")
+
+
+def hang(handler):
+    time.sleep(0.6)
+
+
+def trickle(handler):
+    """A byte now and then: none is too late."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
+    for _ in range(30):
+        handler.wfile.write(b".")
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Time-outs as short as a test wants them, in a module."""
+    def shorten(module):
+        for what, seconds in [("WAIT", 0.2), ("PATIENCE", 0.5), ("PATIENCE_REFRESH", 0.4)]:
+            assert getattr(module, what) > seconds
+            monkeypatch.setattr(module, what, seconds)
+        return module
+    return shorten
+
+
+FAILING = {"unreachable": None, "closes at once": lambda handler: None, "cut": cut, "hangs": hang, "trickles": trickle,
+           "500": send(500, b"InternalError"), "503": send(503, b"SlowDown"), "400": send(400, b"ExpiredToken"),
+           "301": send(301, b"PermanentRedirect"), "not HTTP": lambda handler: handler.wfile.write(b"hello\r\n\r\n")}
+
+
+@pytest.mark.parametrize("how", FAILING)
+def test_failing_storage(how, environment, impatient, files, lines):
+    """Without a model: 503, and the cause in the log. With one: the answer. And it recovers."""
+    with BadStorage(FAILING[how] or send(200, b"")) as storage:
+        environment(AWS_ENDPOINT_URL_S3=storage.url if FAILING[how] else "http://127.0.0.1:9")
+        module = impatient(cold_start())
+        status, answer = ask(module)
+        assert (status, code(answer)) == (503, "storage_unreachable")
+        assert lines()[-1]["error"]["trace"]
+
+        module.MODELS.kept["CNN"].model = endpoint.load_model(files["CNN"])
+        module.now += 60
+        assert ask(module)[1]["model"] == name(files["CNN"])
+        failed, _ = lines()
+        assert failed["refresh"] == {"mode": "CNN", "code": "storage_unreachable"}
+        assert ask(module)[0] == 200 and len(lines()) == 1      # and not a word more for a minute
+
+        module.MODELS.bucket.url = storage.url + "/"
+        storage.deeds = [send(200, files["new CNN"])]
+        module.now += 60
+        assert ask(module)[1]["model"] == name(files["new CNN"])
+
+
+@pytest.mark.parametrize("how", ["closes at once", "cut", "hangs", "500"])
+def test_one_failure_is_tried_again(how, environment, impatient, files):
+    with BadStorage(FAILING[how], send(200, files["CNN"])) as storage:
+        environment(AWS_ENDPOINT_URL_S3=storage.url)
+        assert ask(impatient(cold_start()))[0] == 200
+
+
+def test_the_whole_fetch_fits_into_the_gateways_patience(get_scene):
+    assert get_scene.PATIENCE + 2 * get_scene.WAIT < 20
+
+
+# The log
+
+
+def test_a_line_for_each_request(get_scene, files, lines):
+    ask(get_scene)
+    ask(get_scene)
+    get_scene.handler({"mode": "XNN", "imageBase64": PHOTO}, CONTEXT)
+    first, second, third = lines()
+    for line in (first, second, third):
+        assert set(line["milliseconds"]) <= {"model", "decode", "predict", "total"} and line["function"] == "scene-test"
+        assert len(json.dumps(line)) < 1500                     # no room for a photo
+    assert {key: first[key] for key in ("requestId", "status", "code", "mode", "model", "cold")} == {
+        "requestId": "of-the-gateway", "status": 200, "code": None, "mode": "CNN", "model": name(files["CNN"]), "cold": True}
+    assert first["scene"] in ("sea", "meadow", "road") and not second["cold"]
+    assert (third["requestId"], third["code"], third["scene"]) == ("of-lambda", "bad_mode", None)
+
+
+def test_metrics_follow_the_embedded_metric_format(get_scene, lines):
+    """By the specification's words; only CloudWatch itself could say more."""
+    ask(get_scene)
+    get_scene.handler({}, CONTEXT)
+    good, bad = lines()
+    for line in (good, bad):
+        assert set(line["_aws"]) == {"Timestamp", "CloudWatchMetrics"}
+        assert abs(line["_aws"]["Timestamp"] - 1000 * time.time()) < 60_000
+        for directive in line["_aws"]["CloudWatchMetrics"]:
+            assert set(directive) == {"Namespace", "Dimensions", "Metrics"} and directive["Namespace"] == "Scene"
+            assert all(isinstance(line[key], str) and line[key] for keys in directive["Dimensions"] for key in keys)
+            assert all(type(line[metric["Name"]]) in (int, float) for metric in directive["Metrics"])
+            assert {metric["Unit"] for metric in directive["Metrics"]} <= {"Milliseconds", "Count"}
+    assert (good["ColdStart"], good["Error"], bad["ColdStart"], bad["Error"]) == (1, 0, 0, 1)
+    assert good["Latency"] == good["milliseconds"]["total"]
+    assert [d["Dimensions"] for d in good["_aws"]["CloudWatchMetrics"]] == [[["function"]]]
+    assert [d["Dimensions"] for d in bad["_aws"]["CloudWatchMetrics"]] == [[["function"]], [["function", "code"]]]
+
+
+def test_what_nobody_foresaw(get_scene, lines, monkeypatch):
+    monkeypatch.setattr(endpoint, "classify", lambda *_: {}["/secret/path"])
+    status, answer = ask(get_scene)
+    assert (status, code(answer)) == (500, "internal_error") and "secret" not in json.dumps(answer)
+    assert "/secret/path" in lines()[-1]["error"]["trace"]

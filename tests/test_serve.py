@@ -1,0 +1,355 @@
+"""scene/serve.py: a real server process, real connections, polite clients and others."""
+
+import base64
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from scene import photo
+from scene.models import CNN, FCNN
+from scene.predict import Classifier
+from tests.test_endpoint import OCEAN, body, check, model_file, small_network
+
+GOOD = body("CNN")
+
+
+class Server:
+    """A process of scene.serve on a free port, with constants of the module changed as given."""
+
+    def __init__(self, folder, *arguments, **constants):
+        change = "".join(f"serve.{name} = {value}; " for name, value in constants.items())
+        program = f"import sys; from scene import command, serve; {change}sys.exit(command.run(serve.run, serve.parse(None)))"
+        self.log, self.errors = folder / "log", folder / "errors"
+        with open(self.log, "wb") as log, open(self.errors, "wb") as errors:
+            self.process = subprocess.Popen([sys.executable, "-c", program, "--port", "0", *map(str, arguments)], stdout=log, stderr=errors)
+        self.until(lambda: "curl" in self.log.read_text())
+        self.greeting = self.log.read_text()
+        self.port = int(re.search(r":(\d+)/get_scene", self.greeting)[1])
+
+    def until(self, true):
+        deadline = time.monotonic() + 30
+        while not true():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.errors.read_text()
+            time.sleep(0.02)
+
+    def lines(self):
+        """The lines of its log."""
+        return [json.loads(line) for line in self.log.read_text()[len(self.greeting):].splitlines()]
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def ask(self, data=GOOD, method="POST", path="/get_scene", connection=None):
+        """(status, answer), checked; closes the connection unless it was given one."""
+        client = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        client.request(method, path, data)
+        response = client.getresponse()
+        text = response.read().decode()
+        check(response.status, text, json.loads(text)["requestId"])
+        assert response.headers["Content-Type"] == "application/json"
+        if connection is None:
+            client.close()
+        return response.status, json.loads(text)
+
+    def send(self, data):
+        """Raw bytes -> (status, headers, answer) of the first reply, and all bytes behind it until the server hangs up."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return receive(connection)
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+
+def receive(connection):
+    data = b""
+    while piece := connection.recv(1 << 16):
+        data += piece
+    head, _, rest = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    text, rest = rest[:int(headers["Content-Length"])].decode(), rest[int(headers["Content-Length"]):]
+    status = int(first.split()[1])
+    check(status, text, json.loads(text)["requestId"])
+    return status, headers, json.loads(text), rest
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for kind in (FCNN, CNN):
+        model_file(small_network(kind), folder / f"model_{kind.mode}")
+    return [folder / "model_CNN", folder / "model_FCNN"]
+
+
+@pytest.fixture(scope="module")
+def server(paths, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"), "--model", *paths)
+    yield server
+    assert server.stop() == 143
+    assert server.errors.read_text() == ""
+
+
+@pytest.fixture
+def strict(paths, tmp_path):
+    """strict(NAME=value) -> a Server with other limits."""
+    servers = []
+
+    def start(**constants):
+        servers.append(Server(tmp_path, "--model", paths[0], **constants))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        assert server.stop() == 143
+        assert server.errors.read_text() == ""
+
+
+def request(head="", data=GOOD, length=None):
+    length = len(data) if length is None else length
+    return f"POST /get_scene HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data
+
+
+# Answers
+
+
+@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+def test_the_answer_is_the_classifiers(mode, server, paths):
+    status, answer = server.ask(body(mode))
+    expected = Classifier.open(paths[0].parent / f"model_{mode}").classify(OCEAN, photo.REMOTE)
+    assert (status, answer["mode"], answer["scene"]) == (200, mode, next(iter(expected)))
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("base64"), reason="needs curl and base64")
+def test_the_line_to_paste_works(server, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(OCEAN)
+    line = next(line for line in server.greeting.splitlines() if "curl" in line)
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout)["scene"] == server.ask()[1]["scene"] and done.stderr == ""
+
+
+def test_a_connection_serves_many_requests_even_after_a_refusal(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.connect()
+    ours = connection.sock.getsockname()
+    for data, expected in [(GOOD, 200), (b"{}", 400), (GOOD, 200), (body(data=bytes(9)), 400), (GOOD, 200)]:
+        assert server.ask(data, connection=connection)[0] == expected
+        assert connection.sock.getsockname() == ours
+    connection.close()
+
+
+def test_two_requests_at_once_on_a_connection(server):
+    status, _, answer, rest = server.send(request() + request("Connection: close\r\n", b"[]"))
+    assert status == 200 and answer["mode"] == "CNN"
+    assert rest.startswith(b"HTTP/1.1 400 ") and b'"not_an_object"' in rest
+
+
+def test_many_at_once(server):
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: server.ask(), range(60)))
+    assert {status for status, _ in answers} == {200} and len({answer["requestId"] for _, answer in answers}) == 60
+
+
+def test_a_client_that_asks_before_it_sends(server):
+    with server.connect() as connection:
+        connection.sendall(request("Expect: 100-continue\r\nConnection: close\r\n", b"", len(GOOD)))
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(GOOD)
+        assert receive(connection)[0] == 200
+
+
+def test_a_line_of_log_for_each_request(server):
+    before = len(server.lines())
+    _, good = server.ask()
+    _, bad = server.ask(b"{}", path="/elsewhere")
+    server.until(lambda: len(server.lines()) == before + 2)
+    first, second = server.lines()[before:]
+    assert (first["requestId"], first["status"], first["scene"]) == (good["requestId"], 200, good["scene"])
+    assert (second["requestId"], second["code"]) == (bad["requestId"], "not_found")
+    assert base64.b64encode(OCEAN).decode()[:40] not in server.log.read_text()
+
+
+# Refusals
+
+
+REFUSED = {
+    "another path": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
+    "another path and method": (b"GET /favicon.ico HTTP/1.1\r\n\r\n", 404, "not_found"),
+    "GET": (b"GET /get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
+    "a new method": (b"BREW /get_scene?milk HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
+    "no length": (b"POST /get_scene HTTP/1.1\r\n\r\n" + GOOD, 411, "length_required"),
+    "chunked": (request("Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"), 411, "length_required"),
+    "two lengths": (request("Content-Length: 5\r\n"), 400, "bad_request"),
+    "a negative length": (request(length=-1), 400, "bad_request"),
+    "a length in words": (request(length="many"), 400, "bad_request"),
+    "a length with a sign": (request(length="+5"), 400, "bad_request"),
+    "a length too long to read": (request(length="9" * 5000), 413, "photo_too_large"),
+    "too large": (request(length=6_000_001), 413, "photo_too_large"),
+    "too large, and sent": (request(data=bytes(7_000_000)), 413, "photo_too_large"),
+    "not HTTP": (b"hello\r\n\r\n", 400, "bad_request"),
+    "TLS": (bytes.fromhex("1603010200010001fc0303") + b"\r\n\r\n", 400, "bad_request"),
+    "HTTP of the future": (b"POST /get_scene HTTP/9.9\r\n\r\n", 400, "bad_request"),
+    "a long address": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414, "address_too_long"),
+    "a long header": (request("X: " + "a" * 70_000 + "\r\n"), 431, "headers_too_large"),
+    "many headers": (request("X: a\r\n" * 200), 431, "headers_too_large"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_ends_the_connection(name, server):
+    """What follows on it might be half a body, so nobody may take it for a request."""
+    data, expected, code = REFUSED[name]
+    with server.connect() as connection:
+        connection.sendall(data + request())
+        connection.shutdown(socket.SHUT_WR)
+        status, headers, answer, rest = receive(connection)
+    assert (status, answer["error"]["code"], headers["Connection"], rest) == (expected, code, "close", b"")
+    assert headers.get("Allow") == ("POST" if status == 405 else None)
+    assert server.ask()[0] == 200
+
+
+def test_head_has_no_body(server):
+    with server.connect() as connection:
+        connection.sendall(b"HEAD /get_scene HTTP/1.1\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        data = connection.recv(1 << 16) + connection.recv(1 << 16)
+    assert data.startswith(b"HTTP/1.1 405 ") and data.endswith(b"\r\n\r\n")
+
+
+def test_a_mode_without_a_model(strict):
+    status, answer = strict().ask(body("FCNN"))
+    assert (status, answer["error"]["code"]) == (503, "model_missing")
+
+
+# Clients that keep us waiting
+
+
+def drip(connection, data):
+    """Sends a byte now and then until the server has had enough; returns how many that were."""
+    for i in range(100):
+        try:
+            connection.sendall(data[i:i + 1])
+        except OSError:
+            return i
+        time.sleep(0.1)
+    return 100
+
+
+@pytest.fixture
+def hasty(strict):
+    return strict(HEADER_SECONDS=0.5, BODY_SECONDS=0.7, GOODBYE_SECONDS=0.3)
+
+
+def test_a_slow_header_ends_the_connection(hasty):
+    with hasty.connect() as connection:
+        assert drip(connection, request()) < 50
+    assert hasty.ask()[0] == 200
+
+
+def test_silence_ends_the_connection(hasty):
+    with hasty.connect() as connection:
+        assert connection.recv(10) == b""                   # before the first request
+    with hasty.connect() as connection:
+        connection.sendall(request())
+        assert receive(connection)[0] == 200                # and after one
+
+
+def test_a_slow_body_is_told_so(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(request(data=GOOD[:100], length=len(GOOD)))
+        dripping = threading.Thread(target=drip, args=(connection, GOOD[100:]))
+        dripping.start()
+        status, _, answer, _ = receive(connection)
+        dripping.join()
+    assert (status, answer["error"]["code"]) == (408, "request_timeout")
+    assert hasty.ask()[0] == 200
+
+
+def test_a_body_shorter_than_announced(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(request(length=len(GOOD) + 1))
+        assert receive(connection)[0] == 408                # who keeps the line open, waits
+    with hasty.connect() as connection:
+        connection.sendall(request(length=len(GOOD) + 1))
+        connection.shutdown(socket.SHUT_WR)
+        status, _, answer, _ = receive(connection)          # who does not, knows at once
+    assert (status, answer["error"]["code"]) == (400, "bad_request")
+
+
+def test_clients_that_hang_up(hasty):
+    for data in (b"", b"POST", request()[:60], request()[:-10], request(), request(data=bytes(9_000_000))):
+        for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):     # politely; with a reset
+            with hasty.connect() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.sendall(data[:100_000])
+    assert hasty.ask()[0] == 200
+
+
+def test_only_so_many_connections(strict):
+    server = strict(THREADS=7)
+    server.ask()
+    held = [server.connect() for _ in range(5)]
+    with server.connect() as connection:                    # one more is turned away at once, without a word from it
+        status, headers, answer, _ = receive(connection)
+    assert (status, headers["Retry-After"], answer["error"]["code"]) == (503, "1", "too_busy")
+    for connection in held:
+        connection.close()
+    server.until(lambda: server.send(request("Connection: close\r\n"))[0] == 200)
+    assert {line["code"] for line in server.lines()} == {"too_busy", None}
+
+
+def test_only_so_many_bytes(strict):
+    server = strict(ROOM=8_000_000)
+    with server.connect() as slow:
+        slow.sendall(request(data=GOOD, length=6_000_000))
+        server.until(lambda: server.ask(b" " * 2_500_000)[0] == 503)
+        assert server.ask()[0] == 200                       # there is room for a smaller one
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("POST", "/get_scene", b" " * 2_500_000)
+        response = connection.getresponse()
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        connection.close()
+    server.until(lambda: server.ask(b" " * 2_500_000)[0] == 400)        # room again: no JSON, but read
+
+
+# Start and end
+
+
+def serve(*arguments):
+    done = subprocess.run([sys.executable, "-m", "scene.serve", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_what_is_wrong_at_the_start_is_a_sentence(paths, server, tmp_path):
+    (tmp_path / "bad").write_text("no model")
+    assert serve("--model", tmp_path / "none") == (2, f"{tmp_path}/none: No such file or directory.\n")
+    assert serve("--model", tmp_path / "bad") == (2, f"{tmp_path}/bad is not a usable model: it is not a model file.\n")
+    assert serve("--model", paths[0], paths[0]) == (2, f"{paths[0]} is the second model of mode CNN: give one of each mode.\n")
+    code, said = serve("--model", *paths, "--port", server.port)
+    assert code == 2 and re.fullmatch(r"Cannot listen at 127\.0\.0\.1, port \d+: .+\. Choose others with --host and --port\.\n", said)
+    code, said = serve("--model", *paths, "--host", "no.such.host.invalid")
+    assert code == 2 and said.startswith("Cannot listen at no.such.host.invalid, port 8000: ")
+    assert "65536 is not from 0 to 65535" in serve("--model", *paths, "--port", 65536)[1]
+
+
+@pytest.mark.parametrize("how, code, said", [(signal.SIGINT, 130, "\nStopped.\n"), (signal.SIGTERM, 143, "")])
+def test_it_ends_at_once_and_cleanly(how, code, said, paths, tmp_path):
+    server = Server(tmp_path, "--model", *paths)
+    with server.connect() as slow, server.connect():
+        slow.sendall(request(length=10_000))
+        assert server.ask()[0] == 200
+        assert server.stop(how) == code
+    assert server.errors.read_text() == said

@@ -14,8 +14,10 @@ import time
 
 from scene import command, folder, metrics, modelfile
 from scene.command import UserError, printable
+from scene.findings import table
 from scene.predict import Classifier
 
+IMAGE_SIZE = {"FCNN": 24, "CNN": 72}
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -32,14 +34,16 @@ def run(options):
     model_path, metrics_path = prepare_output(options)
     check_device(options.device)
     if options.load_model:
-        classifier, test_photos = load_test(options)
+        classifier, test_photos, findings = load_test(options)
     else:
-        train_photos, test_photos = load_both(options)
-        train_and_save(train_photos, options, model_path)
+        teacher = open_teacher(options)
+        train_photos, test_photos, findings = load_both(options)
+        train_and_save(train_photos, teacher, options, model_path)
         classifier = Classifier.open(model_path)        # from the file: what is tested is what will be deployed
 
     report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels), classifier.classes)
-    report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2)}
+    report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2),
+              "findings": [finding._asdict() for finding in findings]}
     modelfile.write(metrics_path, json.dumps(report, indent=1).encode())
     print(metrics.describe(report))
     print(f"Model: {printable(model_path)}, metrics: {printable(metrics_path)}, total time: {report['seconds']:.1f} s")
@@ -66,53 +70,78 @@ def check_device(device):
             raise UserError("--device cuda: torch finds no CUDA device here; leave the option away to train on the CPU.")
 
 
+def open_teacher(options):
+    """The network to start from, None if there is none. It sets the architecture, and the image size unless that is given."""
+    if not options.start_from:
+        options.image_size = options.image_size or IMAGE_SIZE[options.mode]
+        return None
+    teacher = open_model(options.start_from, options.mode).network
+    options.image_size = options.image_size or teacher.image_size
+    return teacher
+
+
+def open_model(path, mode):
+    """A model that is trained already, as a Classifier; it has to be of this mode."""
+    classifier = Classifier.open(path)
+    if classifier.card["mode"] != mode:
+        raise UserError(f"{printable(path)} is a model of mode {classifier.card['mode']}, not {mode}: name the mode it has.")
+    return classifier
+
+
 def load_both(options):
-    """The photos of TRAIN and TEST, after saying what was found. Raises DataError with all that is wrong."""
+    """The photos of TRAIN and TEST and what was found in them, after saying it. Raises DataError with all that is wrong."""
     listings = [folder.scan(path) for path in (options.train, options.test)]
-    problems, warnings = folder.check(*listings)
-    say_found(listings, warnings)
-    return folder.load(listings, listings[0].classes, options.image_size, problems)
+    say_listings(listings)
+    (train_photos, test_photos), findings = folder.load(
+        listings, listings[0].classes, options.image_size, folder.check(*listings), options.skip_bad)
+    say_findings(findings)
+    return train_photos, test_photos, findings
 
 
 def load_test(options):
-    """A model that is trained already, as a Classifier, and the photos of TEST for it."""
-    classifier = Classifier.open(options.load_model)
-    mode, classes = classifier.card["mode"], classifier.classes
-    if mode != options.mode:
-        raise UserError(f"{printable(options.load_model)} is a model of mode {mode}, not {options.mode}: name the mode it has.")
-    print(f"Model {printable(options.load_model)}: {mode}, {len(classes)} classes: {', '.join(classes)}")
+    """A model that is trained already, as a Classifier, the photos of TEST for it and what was found in them, as `load_both`."""
+    classifier = open_model(options.load_model, options.mode)
+    classes = classifier.classes
+    print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {', '.join(classes)}")
     listing = folder.scan(options.test)
-    problems, warnings = folder.check_test(classes, listing)
-    say_found([listing], warnings)
-    return classifier, folder.load([listing], classes, classifier.network.image_size, problems)[0]
+    say_listings([listing])
+    (photos,), findings = folder.load(
+        [listing], classes, classifier.network.image_size, folder.check_test(classes, listing), options.skip_bad)
+    say_findings(findings)
+    return classifier, photos, findings
 
 
-def say_found(listings, warnings):
-    """Prints what is in the folders, what was passed over, and the warnings."""
+def say_listings(listings):
+    """Prints what is in the folders, and what was passed over."""
     for listing in listings:
         counts = ", ".join(f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()) or "none"
         print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(listing.classes)} classes: {counts}")
-        if listing.skipped:
-            passed_over = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(listing.skipped.items()))
+        if listing.passed_over:
+            passed_over = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items()))
             print(f"  passed over: {passed_over}")
-    for warning in warnings:
-        print(f"Warning: {warning}")
     sys.stdout.flush()
 
 
-def train_and_save(photos, options, path):
-    """Trains a new network and writes its model file."""
+def say_findings(findings):
+    """Prints the table of findings; without any, nothing."""
+    if findings:
+        print(table(findings), flush=True)
+
+
+def train_and_save(photos, teacher, options, path):
+    """Trains a network, new or from what the teacher has learned, and writes its model file."""
     import torch  # takes a second: after the first lines are on the screen
 
     from scene.models import MODES
     from scene.train import train
 
-    network = MODES[options.mode](len(photos.classes), options.image_size)
+    architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
+    network = MODES[options.mode](len(photos.classes), **architecture)
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
     settings = make_settings(options, len(labels))
     print(f"Settings: mode {options.mode}, image size {options.image_size}, "
           + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
-    train(network, pixels, labels, settings)
+    train(network, pixels, labels, settings, teacher)
     card = {"mode": network.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
     modelfile.save(path, network, card)
 
@@ -135,19 +164,21 @@ def parse(arguments):
     parser.add_argument("mode", metavar="MODE", type=str.upper, choices=["FCNN", "CNN"],
                         help="FCNN (fully connected: faster) or CNN (convolutional: more accurate), in any case")
     parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 40; CNN 18, more for few)")
-    parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: 64)")
-    parser.add_argument("--learning-rate", type=number(float, 1e-9), help="at its highest (default: FCNN 0.04, CNN 0.15)")
-    parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 32, CNN 64)")
+    parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: FCNN 256, CNN 128)")
+    parser.add_argument("--learning-rate", type=number(float, 1e-9), help="at its highest (default: FCNN 0.1, CNN 0.15)")
+    parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 24, CNN 72)")
     parser.add_argument("--loss", choices=["cross-entropy", "mse"], help="what to make small (default: cross-entropy)")
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
     parser.add_argument("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
+    parser.add_argument("--start-from", metavar="PATH", help="train on from this model: its weights, but for the last layer's")
     parser.add_argument("--load-model", metavar="PATH", help="test this model; nothing is trained, TRAIN is not read")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out photos that cannot be used, and say which")
     options = parser.parse_args(arguments)
-    given = [name for name in ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed") if getattr(options, name) is not None]
+    training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from")
+    given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
         print("Note: nothing is trained, so " + ", ".join(f"--{name.replace('_', '-')}" for name in given) + " will have no effect.")
-    options.image_size = options.image_size or {"FCNN": 32, "CNN": 64}[options.mode]
     return options
 
 

@@ -1,6 +1,7 @@
 """The model file: weights and everything needed to use them, in one safetensors file. No pickle: opening one runs no code.
 
-Weights are stored by name, as safetensors has it. The rest is one metadata entry, "scene", holding sorted JSON: the format's
+Weights are stored by name, as safetensors has it, in half precision: its eleven binary digits are more than training settles.
+Biases, scales and statistics are few and keep single precision. The rest is one metadata entry, "scene", holding sorted JSON: the format's
 number, the card (mode, classes, architecture, how photos are prepared) and a SHA-256 over card and weights. Nothing in it
 depends on the day or the machine: the same model is the same bytes.
 
@@ -22,6 +23,8 @@ from scene.nn.arrays import as_numpy
 FORMAT = 1
 CARD = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror": bool}
 FIT = "stretch"             # the one way photo.decode fits a photo to the square
+DTYPES = {"F16": "<f2", "F32": "<f4"}
+MOST_HEADER = 1 << 18       # bytes; a thousand classes fit well, and JSON takes up to forty times its length in memory
 
 
 class ModelFileError(UserError):
@@ -30,7 +33,8 @@ class ModelFileError(UserError):
 
 def save(path, network, card):
     """Writes a network and its card to path. Raises OSError."""
-    arrays = {name: np.ascontiguousarray(as_numpy(array)) for name, array in network.arrays().items()}
+    halves = {slot.name for slot in network.parameter_slots if slot.declared.decay}
+    arrays = {name: np.ascontiguousarray(as_numpy(array), "<f2" if name in halves else "<f4") for name, array in network.arrays().items()}
     scene = {"format": FORMAT, "card": card, "sha256": digest(card, arrays)}
     write(path, safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
 
@@ -58,6 +62,8 @@ def load(data):
     arrays = read_arrays(data, network)
     if scene.get("sha256") != digest(card, arrays):
         raise ModelFileError("its contents do not match its SHA-256: the file was damaged or changed")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ModelFileError("some of its weights are no finite numbers")
     network.place(np.empty(network.size, np.float32), np.empty(network.state_size, np.float32))
     for name, view in network.arrays().items():
         view[...] = arrays[name]
@@ -66,13 +72,19 @@ def load(data):
 
 def read_scene(data):
     """Our metadata entry: format, card and SHA-256, checked for their types."""
-    header = read_json(data[8:8 + int.from_bytes(data[:8], "little")], "header")
+    length = int.from_bytes(data[:8], "little")
+    if length > MOST_HEADER:
+        raise ModelFileError("it is not a model file")
+    header = read_json(data[8:8 + length], "header")
     entry = header.get("__metadata__", {})
     if not isinstance(entry, dict) or not isinstance(entry.get("scene"), str):
         raise ModelFileError("it is a safetensors file, but not one of Scene's")
     scene = read_json(entry["scene"], "metadata")
-    if scene.get("format") != FORMAT:
-        raise ModelFileError(f"its format is number {scene.get('format')!r}; this version of Scene reads number {FORMAT}")
+    number = scene.get("format")
+    if type(number) is not int:
+        raise ModelFileError("its format has no number")
+    if number != FORMAT:
+        raise ModelFileError(f"its format is number {number!r:.20}; this version of Scene reads number {FORMAT}")
     card = scene.get("card")
     if not isinstance(card, dict) or {key: type(value) for key, value in card.items()} != CARD:
         raise ModelFileError("its card is incomplete")
@@ -101,21 +113,23 @@ def build(card):
     if not all(isinstance(name, str) and name == printable(name) for name in classes) or not 2 <= len(set(classes)) == len(classes):
         raise ModelFileError("its list of classes is damaged")
     if card["mode"] not in MODES or card["fit"] != FIT:
-        raise ModelFileError(f"it needs a network of kind {card['mode']!r} on photos made to fit by {card['fit']!r}; "
+        raise ModelFileError(f"it needs a network of kind {card['mode']!r:.40} on photos made to fit by {card['fit']!r:.40}; "
                              "this version of Scene has no such thing")
     try:
-        if not all(map(sensible, architecture.values())):
+        if not all(sensible(*entry) for entry in architecture.items()):
             raise ValueError("a number is out of range")
         return MODES[card["mode"]](len(classes), **architecture)
     except (TypeError, ValueError) as error:
         raise ModelFileError("its architecture is damaged") from error
 
 
-def sensible(value):
-    """Whether a number of an architecture can be meant: a side or width, a list of widths, or a rate of dropout."""
-    if isinstance(value, list):
-        return 1 <= len(value) <= 100 and all(type(width) is int and 1 <= width <= 100_000 for width in value)
-    return 8 <= value <= 1024 if type(value) is int else type(value) is float and 0 <= value < 1
+def sensible(name, value):
+    """Whether an entry of an architecture can be meant: the side of the square, a rate of dropout or a list of widths."""
+    if name == "image_size":
+        return type(value) is int and 8 <= value <= 1024
+    if name == "dropout":
+        return type(value) in (int, float) and 0 <= value < 1
+    return type(value) is list and 1 <= len(value) <= 100 and all(type(width) is int and 1 <= width <= 100_000 for width in value)
 
 
 def read_arrays(data, network):
@@ -124,10 +138,12 @@ def read_arrays(data, network):
         found = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ModelFileError("its weights are damaged") from error
-    shapes = {slot.name: slot.declared.shape for slot in network.parameter_slots + network.statistic_slots}
-    if {name: (tuple(a["shape"]), a["dtype"]) for name, a in found.items()} != {n: (s, "F32") for n, s in shapes.items()}:
+    slots = {slot.name: slot.declared for slot in network.parameter_slots + network.statistic_slots}
+    if {name: tuple(a["shape"]) for name, a in found.items()} != {name: declared.shape for name, declared in slots.items()}:
         raise ModelFileError("its weights are not those that its architecture asks for")
-    return {name: np.frombuffer(a["data"], "<f4").reshape(a["shape"]) for name, a in found.items()}
+    if not all(a["dtype"] == "F32" or a["dtype"] == "F16" and slots[name].decay for name, a in found.items()):
+        raise ModelFileError("its weights are of another precision than this version of Scene reads")
+    return {name: np.frombuffer(a["data"], DTYPES[a["dtype"]]).reshape(a["shape"]) for name, a in found.items()}
 
 
 def digest(card, arrays):
@@ -135,5 +151,5 @@ def digest(card, arrays):
     sha = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name in sorted(arrays):
         sha.update(f"{name} {arrays[name].shape} ".encode())
-        sha.update(arrays[name].astype("<f4").tobytes())
+        sha.update(np.ascontiguousarray(arrays[name], "<f4"))
     return sha.hexdigest()

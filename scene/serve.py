@@ -26,7 +26,6 @@ from scene import command, endpoint, modelfile
 from scene.command import UserError, printable
 from scene.endpoint import MAX_REQUEST, Refusal
 from scene.predict import PRETRAINED
-from scene.predict import PRETRAINED
 
 PATH = "/get_scene"
 THREADS = 66                    # at a time: one for each connection, one that accepts them, one that works

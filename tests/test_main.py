@@ -96,7 +96,7 @@ def test_help_lists_the_exit_codes():
     assert result.returncode == 0
     for line in ("0    done", "1    something unforeseen", "2    a mistake in the command", "3    training diverged", "130  stopped"):
         assert line in result.stdout
-    for option in ("epochs", "batch-size", "learning-rate", "image-size", "loss", "seed", "device", "output", "load-model"):
+    for option in ("epochs", "batch-size", "learning-rate", "image-size", "loss", "seed", "device", "output", "load-model", "skip-bad"):
         assert f"--{option}" in result.stdout
 
 
@@ -120,7 +120,7 @@ def test_a_mistake_in_the_command(arguments, message, data):
 
 
 def wrong(data, spoil):
-    """What a run says: found, and wrong."""
+    """What a run says: found, and the table of findings."""
     spoil(data)
     result = scene("train", "test", "FCNN", "--epochs", 1, cwd=data)
     assert result.returncode == 2
@@ -135,25 +135,21 @@ def remove(path):
 
 
 @pytest.mark.parametrize("spoil, messages", [
-    (lambda d: remove(d / "train"), ["train does not exist: check the path."]),
+    (lambda d: remove(d / "train"), ["error     train: no such folder: check the path."]),
     (lambda d: remove(d / "train/dark"), [
-        "train holds one class only, light: add a folder for what is not light.",
-        "test/dark: train has no class of this name: rename the folder, or delete it."]),
-    (lambda d: [remove(d / "train" / c) for c in ("dark", "light")], [
-        "train holds no class folders: make a folder of photos for each class in it."]),
-    (lambda d: [p.unlink() for p in (d / "train/dark").iterdir()], [
-        "train/dark holds no photos: put JPEG, PNG or WebP files in it, or delete the folder."]),
-    (lambda d: (d / "test/extra").mkdir(), [
-        "test/extra holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
-        "test/extra: train has no class of this name: rename the folder, or delete it."]),
-    (lambda d: (d / "test/dark").rename(d / "test/Dark"), ["test/Dark: in train this class is spelt dark: rename one of them."]),
+        "error     train: one class only, light: add a folder for what is not light.",
+        "error     test/dark: train has no class of this name: rename the folder, or delete it."]),
+    (lambda d: (d / "test/dark").rename(d / "test/Dark"), ["error     test/Dark: in train this class is spelt dark: rename one of them."]),
     (lambda d: [(d / "train/dark/0.png").write_bytes(b""), (d / "test/light/1.png").write_text("<html>")], [
-        "train/dark/0.png: the file is empty.",
-        "test/light/1.png: not a JPEG, PNG or WebP photo but a web page."]),
+        "error     train/dark/0.png: the file is empty.",
+        "error     test/light/1.png: not a JPEG, PNG or WebP photo but a web page.",
+        "With --skip-bad, photos that cannot be used are left out: 2 of them."]),
     (lambda d: [(d / "train/sky").mkdir(), (d / "test/light/1.png").write_bytes(b"")], [
-        "train/sky holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
-        "test/light/1.png: the file is empty."]),
-], ids=["no folder", "one class", "no classes", "empty class", "unknown class", "spelling", "unreadable photos", "both"])
+        "error     train/sky: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+        "error     test/light/1.png: the file is empty.",
+        "warning   test/sky: no such folder, so this class is not tested.",
+        "With --skip-bad, photos that cannot be used are left out: 1 of them."]),
+], ids=["no folder", "one class", "spelling", "unreadable photos", "both"])
 def test_a_mistake_in_the_folders(spoil, messages, data):
     assert wrong(data, spoil)[1] == messages
 
@@ -173,20 +169,20 @@ def test_what_is_found_and_passed_over_is_said_before_what_is_wrong(data):
         "train: 6 photos of 2 classes: dark 0, light 6",
         r"  passed over: 1 .\x1b[31m, 6 .heic",
         "test: 0 photos of 0 classes: none",
-        "Warning: train: passed over 6 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible.",
-        "Warning: test: passed over 12 photos beside the class folders: move them into their classes.",
     ]
     assert messages == [
-        "train/dark holds no photos: put JPEG, PNG or WebP files in it, or delete the folder.",
-        "test holds no class folders: make a folder of photos for each class in it.",
+        "error     train/dark: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+        "error     test: no class folders in it: make a folder of photos for each class.",
+        "warning   train: passed over 6 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible.",
+        "warning   test: passed over 12 photos beside the class folders: move them into their classes.",
     ]
 
 
 def test_a_class_that_cannot_be_shown_as_it_is(data):
     found, messages = wrong(data, lambda d: (d / "train/dark").rename(d / "train/dark\n"))
     assert found[0] == r"train: 12 photos of 2 classes: dark\n 6, light 6"
-    assert r"Warning: test has no photos of dark\n: it is not tested." in found
-    assert messages[0] == r"train/dark\n: the name of a class must be plain text: rename the folder."
+    assert messages[0] == r"error     train/dark\n: the name of a class must be plain text: rename the folder."
+    assert r"warning   test/dark\n: no such folder, so this class is not tested." in messages
 
 
 def test_mistakes_in_the_folder_for_a_trained_model(data):
@@ -204,14 +200,16 @@ def test_mistakes_in_the_folder_for_a_trained_model(data):
     result = scene("none", "test", "FCNN", "--load-model", "model_FCNN", cwd=data)
     assert result.returncode == 2 and "test: 12 photos of 2 classes: Dark 6, light 6\n" in result.stdout
     assert result.stderr.splitlines() == [
-        "test/Dark: in the model this class is spelt dark: rename one of them.", "test/Dark/0.png: the file is empty."]
+        "error     test/Dark: in the model this class is spelt dark: rename one of them.",
+        "error     test/Dark/0.png: the file is empty.",
+        "With --skip-bad, photos that cannot be used are left out: 1 of them."]
 
 
 def test_a_class_without_test_photos_is_a_warning(data):
     remove(data / "test/dark")
     result = scene("train", "test", "FCNN", "--epochs", 1, cwd=data)
     assert result.returncode == 0
-    assert "Warning: test has no photos of dark: it is not tested." in result.stdout
+    assert "warning   test/dark: no such folder, so this class is not tested.\n" in result.stdout
 
 
 def test_a_model_of_the_other_mode_is_refused(data):

@@ -1,0 +1,150 @@
+"""Every defect in the zoo is reported as it should be, whatever is sound is used, and the folders stay as they were."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scene import folder
+from scene.findings import DataError, table
+from tests.zoo import BAD, GOOD, ODD, SETS, SOUND, ZOO, build
+
+ROOT = Path(__file__).parent.parent
+
+
+def look(skip_bad=False):
+    """The report on train and test here, how many photos are used, and what is passed over in train."""
+    train, test = listings = [folder.scan(name) for name in SETS]
+    try:
+        sets, findings = folder.load(listings, train.classes, 32, folder.check(train, test), skip_bad)
+    except DataError as error:
+        return table(error.findings).splitlines(), 0, train.passed_over
+    return table(findings).splitlines(), sum(len(photos.labels) for photos in sets), train.passed_over
+
+
+def state(root):
+    """Every file and folder with its kind, permissions, size, times and bytes; when it was last read does not count."""
+    found = {}
+    for path in [root, *root.rglob("*")]:
+        s = path.lstat()
+        data = path.read_bytes() if path.is_file() and s.st_size < 10**6 else None
+        found[path] = s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, data
+    return found
+
+
+def with_skip_bad(line):
+    """The line of the table as --skip-bad makes it: a photo, unlike a folder, is left out."""
+    where = line.removeprefix("error").split(": ")[0]
+    return line.replace("error  ", "skipped", 1) if line.startswith("error") and Path(where).suffix else line
+
+
+def test_the_zoo_is_large_and_the_sound_data_set_sound(tmp_path, monkeypatch):
+    assert len(ZOO) >= 90
+    build(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert look() == ([], len(SOUND), {})
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if not kind.permissions])
+def test_a_defect_is_reported(name, tmp_path, monkeypatch):
+    build(tmp_path, name)
+    before = state(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    kind = ZOO[name]
+    for skip_bad, expected in (False, kind.report), (True, [with_skip_bad(line) for line in kind.report]):
+        report, used, passed_over = look(skip_bad)
+        assert report == expected
+        assert used == (0 if report and report[0].startswith("error") else len(SOUND) + kind.used)
+        assert passed_over == kind.passed_over
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.permissions])
+def test_a_lack_of_permission_is_reported(name, tmp_path):
+    """In a process that may not read everything, even if it is root's."""
+    command = [sys.executable, "-c", "import json; from tests.test_zoo import look; print(json.dumps(look()[0]))"]
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("root reads everything, and setpriv is not here")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
+    build(tmp_path, name)
+    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o700)           # to be deleted
+    assert json.loads(result.stdout) == ZOO[name].report
+
+
+# The command, on many at once
+
+
+def train(cwd, *options):
+    command = [sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--epochs", "1", *options]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def many(tmp_path):
+    build(tmp_path, *BAD, *GOOD, *ODD, "photo_in_two_classes_of_train", "what_computers_leave_behind")
+    return tmp_path
+
+
+def test_all_errors_are_said_before_training(many):
+    before = state(many)
+    result = train(many, "--output", "..")
+    assert result.returncode == 2 and "Settings" not in result.stdout
+    *lines, advice = result.stderr.splitlines()
+    verdicts = [line.split()[0] for line in lines]
+    assert verdicts == ["error"] * len(BAD) + ["warning"] + ["accepted"] * len(ODD)
+    assert set(lines[:len(BAD)]) == {ZOO[name].report[0] for name in BAD}
+    assert advice == f"With --skip-bad, photos that cannot be used are left out: {len(BAD)} of them."
+    assert state(many) == before and not (many.parent / "model_FCNN").exists()
+
+
+def test_training_without_the_bad_photos(many, tmp_path_factory):
+    before, output = state(many), tmp_path_factory.mktemp("output")
+    result = train(many, "--skip-bad", "--output", output)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout[:result.stdout.index("Settings")].splitlines()
+    assert set(lines) >= {with_skip_bad(ZOO[name].report[0]) for name in BAD} | {line for line in lines if line.startswith("accepted")}
+    findings = json.loads((output / "metrics_FCNN.json").read_text())["findings"]
+    assert [f"{f['verdict']:9} {f['where']}: {f['what']}." for f in findings if f["verdict"] == "skipped"] == [
+        with_skip_bad(ZOO[name].report[0]) for name in sorted(BAD, key=lambda name: ZOO[name].report[0])]
+    assert state(many) == before
+
+    for name in BAD:                    # once they are really gone: the same model
+        where = ZOO[name].report[0].removeprefix("error").split(": ")[0].strip()
+        (many / where).unlink()
+    again = tmp_path_factory.mktemp("again")
+    assert train(many, "--output", again).returncode == 0
+    assert (again / "model_FCNN").read_bytes() == (output / "model_FCNN").read_bytes()
+
+
+def test_a_trained_model_is_tested_without_the_bad_photos(tmp_path):
+    build(tmp_path)
+    assert train(tmp_path).returncode == 0
+    (tmp_path / "test/road/0.jpg").write_bytes(b"")
+    result = train(tmp_path, "--load-model", "model_FCNN")
+    assert (result.returncode, result.stderr.splitlines()[0]) == (2, "error     test/road/0.jpg: the file is empty.")
+    result = train(tmp_path, "--load-model", "model_FCNN", "--skip-bad")
+    assert result.returncode == 0 and "skipped   test/road/0.jpg: the file is empty.\n" in result.stdout
+    assert json.loads((tmp_path / "metrics_FCNN.json").read_text())["photos"] == len(SOUND) // 2 - 1
+
+
+@pytest.mark.parametrize("part", SETS)
+def test_a_class_without_one_good_photo_is_an_error(part, tmp_path):
+    build(tmp_path)
+    for path in (tmp_path / part / "road").iterdir():
+        path.write_bytes(b"")
+    for name in SETS:
+        (tmp_path / name / "sky").mkdir()
+    result = train(tmp_path, "--skip-bad")
+    assert result.returncode == 2
+    empty = "no photos in it: put JPEG, PNG or WebP files there, or delete the folder"
+    assert result.stderr.splitlines() == [
+        *(f"error     {name}/sky: {empty}." for name in SETS),
+        f"error     {part}/road: none of its photos can be used: put others there, or delete the folder.",
+        *(f"skipped   {part}/road/{i}.jpg: the file is empty." for i in range(3))]

@@ -1,0 +1,406 @@
+"""The zoo of defects: everything we have seen go wrong with folders of photos, built by code.
+
+Each kind spoils the sound data set that `build` makes, and says what is to be reported of it: the lines of the table, whose first
+word is the verdict; how many photos more than before are used; what is passed over. Without a line it is accepted as any other photo.
+"""
+
+import os
+import struct
+import unicodedata
+import zlib
+from collections import Counter
+from functools import partial
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SETS, CLASSES, COUNT = ("train", "test"), ("ocean", "road"), 3
+
+
+class Kind(NamedTuple):
+    """One defect: `spoil` takes the folder that holds train and test, made by `build`."""
+
+    spoil: callable
+    report: list
+    used: int
+    passed_over: Counter
+    permissions: bool               # whether it shows only to those who may not read everything
+
+
+ZOO = {}
+
+
+def kind(*report, used=0, passed_over=(), permissions=False, name=None):
+    """Puts a function into the zoo."""
+    def put(spoil):
+        ZOO[name or spoil.__name__] = Kind(spoil, list(report), used, Counter(passed_over), permissions)
+        return spoil
+
+    return put
+
+
+def noise(seed, width=24, height=20, mode="RGB"):
+    """A picture unlike any other."""
+    pixels = np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encode(image, form="JPEG", **options):
+    file = BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+SOUND = {f"{part}/{name}/{i}.jpg": encode(noise((7, p, n, i)))
+         for p, part in enumerate(SETS) for n, name in enumerate(CLASSES) for i in range(COUNT)}
+
+
+def build(root, *names):
+    """Makes the sound data set in root and spoils it with the named kinds."""
+    for path, data in SOUND.items():
+        write(root, path, data)
+    for name in names:
+        ZOO[name].spoil(root)
+
+
+def write(root, path, data=None):
+    """Makes a file, and its folders; by default a sound photo of its own."""
+    path = root / path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(noise(zlib.crc32(os.fsencode(path.name)))) if data is None else data)
+
+
+# Photos that cannot be used
+
+
+def png(*chunks):
+    """A PNG of (kind, content) chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks)
+
+
+def header(width, height):
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+PICTURE = noise(1000)
+JPEG, PNG, WEBP, PROGRESSIVE = encode(PICTURE), encode(PICTURE, "PNG"), encode(PICTURE, "WebP"), encode(PICTURE, progressive=True)
+
+BAD = {
+    "empty": ("jpg", b"", "the file is empty"),
+    "zeros": ("jpg", bytes(1000), "not a JPEG, PNG or WebP photo"),
+    "half_a_jpeg": ("jpg", JPEG[:len(JPEG) // 2], "truncated: the end of the JPEG is missing"),
+    "jpeg_less_a_byte": ("jpg", JPEG[:-1], "truncated: the end of the JPEG is missing"),
+    "half_a_progressive_jpeg": ("jpg", PROGRESSIVE[:len(PROGRESSIVE) // 2], "truncated: the end of the JPEG is missing"),
+    "jpeg_filled_up_with_zeros": ("jpg", JPEG[:500] + bytes(len(JPEG) - 500), "truncated: the end of the JPEG is missing"),
+    "half_a_png": ("png", PNG[:len(PNG) // 2], "truncated: the end of the PNG is missing"),
+    "png_less_a_byte": ("png", PNG[:-1], "truncated: the end of the PNG is missing"),
+    "half_a_webp": ("webp", WEBP[:len(WEBP) // 2], "truncated: the end of the WebP is missing"),
+    "jpeg_with_a_broken_table": ("jpg", JPEG.replace(b"\xff\xc4\x00", b"\xff\xc4\xff", 1), "damaged: the JPEG cannot be decoded"),
+    "jpeg_of_nothing": ("jpg", b"\xff\xd8\xff\xd9", "damaged: the JPEG cannot be decoded"),
+    "png_with_a_wrong_bit": ("png", PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged: a checksum in the PNG is wrong"),
+    "png_without_pixels": ("png", png(header(8, 8), (b"IEND", b"")), "damaged: the PNG cannot be decoded"),
+    "pixel_bomb": ("png", png(header(30_000, 30_000), (b"IDAT", b""), (b"IEND", b"")),
+                   "30000x30000 pixels; at most 64 million are accepted: shrink it first"),
+    "text_bomb": ("png", png(header(8, 8), (b"zTXt", b"note\0\0" + zlib.compress(bytes(5_000_000))), (b"IDAT", b""), (b"IEND", b"")),
+                  "damaged: the PNG cannot be decoded"),
+    "web_page": ("jpg", b"<!DOCTYPE html><title>Not found</title>", "not a JPEG, PNG or WebP photo but a web page"),
+    "text": ("png", b"to do: take a photo", "not a JPEG, PNG or WebP photo"),
+    "gif_named_jpg": ("jpg", encode(PICTURE, "GIF"), "not a JPEG, PNG or WebP photo"),
+    "tiff_named_png": ("png", encode(PICTURE, "TIFF"), "not a JPEG, PNG or WebP photo"),
+    "heic_named_jpg": ("jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+                       "not a JPEG, PNG or WebP photo but HEIC, AVIF or a video: export it as JPEG"),
+}
+for name, (suffix, data, words) in BAD.items():
+    path = f"train/ocean/{name}.{suffix}"
+    kind(f"error     {path}: {words}.", name=name)(partial(write, path=path, data=data))
+
+
+@kind("error     test/road/huge.jpg: 100.0 MB; at most 100 MB are accepted: shrink it first.")
+def huge(root):
+    with open(root / "test/road/huge.jpg", "wb") as file:
+        file.truncate(100_000_001)              # sparse: no disk is used
+
+
+@kind("error     test/road/link.jpg: cannot be read: No such file or directory.")
+def link_to_nothing(root):
+    (root / "test/road/link.jpg").symlink_to("nothing.jpg")
+
+
+@kind("error     test/road/loop.jpg: cannot be read: Too many levels of symbolic links.")
+def link_to_itself(root):
+    (root / "test/road/loop.jpg").symlink_to("loop.jpg")
+
+
+@kind("error     test/road/pipe.jpg: not a regular file.")
+def pipe(root):
+    os.mkfifo(root / "test/road/pipe.jpg")
+
+
+@kind("error     train/road/secret.jpg: cannot be read: Permission denied.", permissions=True)
+def photo_without_permission(root):
+    write(root, "train/road/secret.jpg")
+    (root / "train/road/secret.jpg").chmod(0)
+
+
+@kind(r"error     train/ocean/\xff\n.jpg: the file is empty.")
+def bad_photo_with_a_bad_name(root):
+    write(root, os.fsdecode(b"train/ocean/\xff\n.jpg"), b"")
+
+
+# Photos that are used
+
+
+def ycck(seed):
+    """Pillow writes no YCCK: Adobe's marker says here that CMYK is YCCK. Other colours, but fixed ones."""
+    data = encode(noise(seed, mode="CMYK"))
+    place = data.index(b"Adobe") + 11
+    return data[:place] + b"\x02" + data[place + 1:]
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(noise(orientation), exif=exif)
+
+
+def in_mode(mode, seed, form="PNG", **options):
+    return encode(noise(seed, mode=mode), form, **options)
+
+
+def several(form, seed):
+    """A file of two pictures."""
+    return encode(noise(seed), form, save_all=True, append_images=[noise(seed + 1)])
+
+
+GOOD = {
+    **{f"turned_{n}.jpg": turned(n) for n in range(1, 9)},
+    "grey.jpg": in_mode("L", 20, "JPEG"),
+    "grey.png": in_mode("L", 21),
+    "grey_and_alpha.png": in_mode("LA", 22),
+    "black_and_white.png": in_mode("1", 23),
+    "alpha.png": in_mode("RGBA", 24),
+    "alpha.webp": in_mode("RGBA", 25, "WebP"),
+    "palette.png": in_mode("P", 26),
+    "palette_and_alpha.png": in_mode("P", 27, transparency=3),
+    "16_bits.png": encode(Image.fromarray(np.asarray(noise(28, mode="L")).astype(np.uint16) * 257), "PNG"),
+    "cmyk.jpg": in_mode("CMYK", 29, "JPEG"),
+    "ycck.jpg": ycck(30),
+    "progressive.jpg": encode(noise(31), progressive=True),
+    "phone.jpg": several("MPO", 32),
+    "phone.mpo": several("MPO", 34),
+    "film_behind.jpg": encode(noise(36)) + b"a film \xff\xda of a second",
+    "broken_exif.jpg": encode(noise(37), exif=turned(6)[6:40]),
+    "CAPITALS.JPEG": None,
+    "years.ago.jpe": None,
+    "x" * 251 + ".jpg": None,
+    "two\nlines.jpg": None,
+    "red\x1b[31m.jpg": None,
+    os.fsdecode(b"caf\xe9.jpg"): None,
+    "海 Küste.jpg": None,
+    "-rf.jpg": None,
+}
+for name, data in GOOD.items():
+    kind(used=1, name=name)(partial(write, path=f"train/road/{name}", data=data))
+
+ODD = {
+    "png_named.jpg": (encode(noise(40), "PNG"), "a PNG, whatever its name says"),
+    "jpeg_named.png": (encode(noise(41)), "a JPEG, whatever its name says"),
+    "animated.png": (several("PNG", 42), "animated: its first picture is used"),
+    "animated.webp": (several("WebP", 44), "animated: its first picture is used"),
+    "dot.png": (encode(noise(46, 1, 1), "PNG"), "1x1 pixels, enlarged to 32x32"),
+    "line.jpg": (encode(noise(47, 30_000, 10)), "30000x10 pixels, enlarged to 32x32"),
+}
+for name, (data, words) in ODD.items():
+    kind(f"accepted  train/road/{name}: {words}.", used=1, name=name)(partial(write, path=f"train/road/{name}", data=data))
+
+
+@kind(used=1)
+def link_to_a_photo_elsewhere(root):
+    write(root, "elsewhere/far.jpg")
+    (root / "train/road/link.jpg").symlink_to("../../elsewhere/far.jpg")
+
+
+@kind(used=2)
+def link_to_a_class_elsewhere(root):
+    write(root, "elsewhere/sky/cloud.jpg")
+    write(root, "test/sky/blue.jpg")
+    (root / "train/sky").symlink_to("../elsewhere/sky")
+
+
+@kind("warning   test/sky: no such folder, so this class is not tested.", used=1)
+def class_that_test_lacks(root):
+    write(root, "train/sky/cirrus.jpg")
+
+
+# Photos that are there twice
+
+
+def copy(root, source, target, comment=b""):
+    """Copies a JPEG, with a comment in it if there is one."""
+    data = (root / source).read_bytes()
+    segment = b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment if comment else b""
+    write(root, target, data[:2] + segment + data[2:])
+
+
+@kind("warning   test: 1 of 7 photos also in train, which makes the result too good.",
+      "warning   test/road/copy.jpg and train/road/1.jpg: the same photo to test and to train.", used=1)
+def photo_in_train_and_test(root):
+    copy(root, "train/road/1.jpg", "test/road/copy.jpg")
+
+
+@kind("warning   test: 2 of 8 photos also in train, which makes the result too good.",
+      "warning   test/ocean/again.jpg and train/road/1.jpg: the same photo to test and to train.",
+      "warning   test/road/again.jpg and train/road/1.jpg: the same photo to test and to train.", used=2)
+def photo_in_train_and_test_in_other_words(root):
+    for name in CLASSES:
+        copy(root, "train/road/1.jpg", f"test/{name}/again.jpg", b"taken by the sea")
+
+
+@kind("warning   test: 6 of 6 photos also in train, which makes the result too good.",
+      *(f"warning   test/{name}/{i}.jpg and train/{name}/{i}.jpg: the same photo to test and to train."
+        for name, i in [("ocean", 0), ("ocean", 1), ("ocean", 2), ("road", 0), ("road", 1)]),
+      "warning   and 1 more like this.")
+def train_and_test_are_one_folder(root):
+    (root / "test").rename(root / "unused")
+    (root / "test").symlink_to("train")
+
+
+@kind("warning   train/road/mirage.jpg and train/ocean/0.jpg: the same photo in two classes: delete it from one.", used=1)
+def photo_in_two_classes_of_train(root):
+    copy(root, "train/ocean/0.jpg", "train/road/mirage.jpg")
+
+
+@kind("warning   test/road/ford.jpg and test/ocean/0.jpg: the same photo in two classes: delete it from one.", used=1)
+def photo_in_two_classes_of_test(root):
+    copy(root, "test/ocean/0.jpg", "test/road/ford.jpg")
+
+
+@kind(used=1)
+def photo_twice_in_a_class(root):
+    copy(root, "train/ocean/0.jpg", "train/ocean/favourite.jpg")
+
+
+# What is passed over
+
+
+@kind(passed_over={"hidden": 4, ".db": 1, "no suffix": 1, ".txt": 1, ".gif": 1, ".xmp": 1})
+def what_computers_leave_behind(root):
+    for name in (".DS_Store", "._0.jpg", "Thumbs.db", "notes.txt", "funny.gif", "0.xmp", "README"):
+        write(root, f"train/ocean/{name}", b"?")
+    write(root, "train/.ipynb_checkpoints/0-checkpoint.jpg")
+    write(root, "train/__MACOSX/._0.jpg", b"?")
+
+
+@kind(passed_over={"no suffix": 1})
+def folder_that_links_to_itself(root):
+    (root / "train/self").symlink_to("self")
+
+
+@kind("warning   train: passed over 2 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible.",
+      passed_over={".heic": 1, ".heif": 1})
+def heic(root):
+    write(root, "train/ocean/a.HEIC", b"?")
+    write(root, "train/ocean/b.heif", b"?")
+
+
+@kind("warning   train: passed over 1 photo beside the class folders: move them into their classes.")
+def photo_beside_the_classes(root):
+    write(root, "train/loose.jpg")
+
+
+@kind("warning   train/ocean: passed over 2 folders inside the class: move their photos up into it.", passed_over={"folder": 2})
+def folders_inside_a_class(root):
+    write(root, "train/ocean/2019/a.jpg")
+    (root / "train/ocean/album.jpg").mkdir()
+
+
+@kind("warning   train/ocean: passed over 1 folder inside the class: move their photos up into it.", passed_over={"folder": 1})
+def loop_of_links(root):
+    (root / "train/ocean/loop").symlink_to("../../train")
+
+
+@kind("error     train/again: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+      "warning   train/again: passed over 3 folders inside the class: move their photos up into it.",
+      "warning   test/again: no such folder, so this class is not tested.", passed_over={"folder": 3})
+def loop_of_classes(root):
+    (root / "train/again").symlink_to("../train")
+
+
+# Folders that cannot be used
+
+
+@kind("error     train: no such folder: check the path.")
+def no_train(root):
+    (root / "train").rename(root / "Train ")
+
+
+@kind("error     test: not a folder: give one that holds a folder of photos for each class.")
+def test_is_a_file(root):
+    (root / "test").rename(root / "unused")
+    (root / "test").write_text("later")
+
+
+@kind("error     train: no class folders in it: make a folder of photos for each class.",
+      "warning   train: passed over 6 photos beside the class folders: move them into their classes.")
+def photos_without_classes(root):
+    for name in CLASSES:
+        for path in (root / "train" / name).iterdir():
+            path.rename(root / "train" / f"{name} {path.name}")
+        (root / "train" / name).rmdir()
+
+
+@kind("error     train: one class only, ocean: add a folder for what is not ocean.",
+      "error     test/road: train has no class of this name: rename the folder, or delete it.")
+def one_class(root):
+    (root / "train/road").rename(root / "road")
+
+
+@kind("error     test/sky: train has no class of this name: rename the folder, or delete it.")
+def class_that_train_lacks(root):
+    write(root, "test/sky/a.jpg")
+
+
+@kind("error     train/sky: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+      "warning   test/sky: no such folder, so this class is not tested.", passed_over={".tif": 1})
+def class_without_photos(root):
+    write(root, "train/sky/scan.tif", b"?")
+
+
+@kind("error     test/Road: in train this class is spelt road: rename one of them.")
+def class_spelt_in_two_ways(root):
+    (root / "test/road").rename(root / "test/Road")
+
+
+@kind("error     train/ocean: only upper and lower case tell it from Ocean: make them one.",
+      "warning   test/Ocean: no such folder, so this class is not tested.")
+def classes_that_differ_by_case(root):
+    write(root, "train/Ocean/a.jpg")
+
+
+@kind("error     train/Küste: two folders have this name, its letters encoded in two ways: make them one.",
+      "warning   test/Küste: no such folder, so this class is not tested.")
+def class_encoded_in_two_ways(root):
+    for form in ("NFC", "NFD"):
+        write(root, f"train/{unicodedata.normalize(form, 'Küste')}/{form}.jpg")
+
+
+@kind(r"error     train/caf\xe9: the name of a class must be plain text: rename the folder.",
+      r"error     train/two\nlines: the name of a class must be plain text: rename the folder.",
+      r"warning   test/caf\xe9: no such folder, so this class is not tested.",
+      r"warning   test/two\nlines: no such folder, so this class is not tested.")
+def classes_that_are_no_text(root):
+    write(root, os.fsdecode(b"train/caf\xe9/a.jpg"))
+    write(root, "train/two\nlines/b.jpg")
+
+
+@kind("error     train/road: cannot be read: Permission denied.", permissions=True)
+def class_without_permission(root):
+    (root / "train/road").chmod(0)
+
+
+@kind("error     test: cannot be read: Permission denied.", permissions=True)
+def test_without_permission(root):
+    (root / "test").chmod(0)

@@ -58,7 +58,7 @@ ADVICE = "Try a smaller --learning-rate."
 
 
 def train(network, pixels, labels, settings, teacher=None):
-    """Trains a network in place, from the start or from what another network has learned.
+    """Trains a network in place, from the start or from what another network, its teacher, has learned.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,).
     """
@@ -95,10 +95,10 @@ def train(network, pixels, labels, settings, teacher=None):
 
 
 def say_reused(network, names):
-    """Prints what a network takes over from another."""
-    new = [name for name in network.arrays() if name not in names]
-    count = sum(network.arrays()[name].numel() for name in names)
-    print(f"Reused: {len(names)} arrays, {count} numbers. Starting anew: {', '.join(new)}", flush=True)
+    """Prints what a network took over from its teacher, and what not."""
+    arrays = network.arrays()
+    numbers = sum(arrays[name].numel() for name in names)
+    print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {', '.join(sorted(arrays.keys() - set(names)))}.", flush=True)
 
 
 def size_at(t, network):

@@ -51,8 +51,8 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert load((tmp_path / "model_FCNN").read_bytes())[1]["classes"] == list(report["classes"])
     lines = result.stdout.splitlines()
     assert lines[0] == "train: 400 photos of 5 classes: grass 80, ocean 80, redcarpet 80, road 80, wheatfield 80"
-    assert lines[2].startswith("Settings: mode FCNN, image size 32, epochs 40, learning rate ")
-    assert lines[3].startswith("epoch 1/40: loss ")
+    assert lines[2].startswith("Settings: mode FCNN, image size 24, epochs 87, learning rate ")
+    assert lines[3].startswith("epoch 1/87: loss ")
     assert f"Accuracy {report['accuracy']:.1%} on 200 test photos (95 % interval " in result.stdout
     assert "always saying the commonest class: 20.0%" in result.stdout
     assert lines[-1].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")
@@ -62,8 +62,8 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--epochs", 3, "--batch-size", 4, "--learning-rate", 0.01, "--image-size", 16, "--loss", "mse", "--seed", 7]
     result = scene("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, crop area 0.5, batch size 4, loss mse, seed 7, "
-            "device cpu, momentum 0.9, decay 0.0005\n") in result.stdout
+    assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 32, crop area 0.5, loss mse, "
+            "seed 7, device cpu, momentum 0.9, decay 0.0005\n") in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())
@@ -76,6 +76,23 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     again = json.loads((data / "again/metrics_CNN.json").read_text())
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
     assert path.read_bytes() == before and not (data / "again/model_CNN").exists()
+
+
+def test_start_from_a_model_of_other_classes(data):
+    make_photos(data / "more", ("black", "grey", "white"))
+    options = ["--epochs", 2, "--image-size", 24]
+    assert scene("train", "test", "CNN", *options, "--output", "teacher", cwd=data).returncode == 0
+    result = scene("more", "more", "CNN", "--start-from", "teacher/model_CNN", "--epochs", 1, cwd=data)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Settings: mode CNN, image size 24, epochs 1," in result.stdout                  # the teacher's size
+    assert "Reused: 37 arrays, 464774 numbers. Starting anew: 17.b, 17.w.\n" in result.stdout
+    teacher, pupil = (load((data / name).read_bytes())[0] for name in ("teacher/model_CNN", "model_CNN"))
+    np.testing.assert_array_equal(pupil.layers[0].mean, teacher.layers[0].mean)             # of the teacher's photos
+    change = np.abs(pupil.layers[1].w - teacher.layers[1].w).max()
+    assert 0 < change < 0.1, "one gentle step away"
+
+    result = scene("more", "more", "FCNN", "--start-from", "teacher/model_CNN", cwd=data)
+    assert result.returncode == 2 and "teacher/model_CNN is a model of mode CNN, not FCNN: name the mode it has." in result.stderr
 
 
 def test_the_same_seed_gives_the_same_file(data):

@@ -10,6 +10,7 @@ from scene.nn.conv import Conv2d
 from scene.nn.layer import Layer, Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.norm import BatchNorm
+from scene.nn.winograd import WinogradConv2d
 from tests import oracle
 from tests.strategies import images, seeds, sizes
 
@@ -96,3 +97,38 @@ def test_a_layer_without_formulas_says_so():
         Layer().forward(None)
     with pytest.raises(TypeError, match="Layer has no backward pass"):
         Layer().backward(None)
+
+
+def small(classes, width=4):
+    return Network(Linear(3, width), BatchNorm(width), ReLU(), Linear(width, width), Linear(width, classes))
+
+
+def test_reuse_takes_all_that_fits_but_the_last_layer():
+    teacher, pupil = small(2), small(2).start(torch.Generator().manual_seed(1))
+    teacher.start(torch.Generator().manual_seed(0))
+    teacher.place(teacher.params.numpy(), teacher.state.normal_().numpy())          # the teacher may be on NumPy
+    before = {name: array.clone() for name, array in pupil.arrays().items()}
+    names = pupil.reuse(teacher)
+    assert names == ["0.w", "3.w", "0.b", "1.w", "1.b", "3.b", "1.mean", "1.var"]
+    for name, array in pupil.arrays().items():
+        expected = torch.from_numpy(teacher.arrays()[name]) if name in names else before[name]
+        assert torch.equal(array, expected), name
+
+
+def test_reuse_leaves_what_has_another_shape():
+    teacher, pupil = small(2, 5).start(torch.Generator()), small(3).start(torch.Generator())
+    before = pupil.params.clone()
+    assert pupil.reuse(teacher) == [] and torch.equal(pupil.params, before)
+
+
+def test_a_frozen_network_predicts_the_same_until_it_is_placed_anew():
+    network = Network(WinogradConv2d(2, 3), BatchNorm(3)).start(torch.Generator().manual_seed(0))
+    x = torch.randn(2, 5, 6, 2)
+    network.state.uniform_(0.5, 2)
+    y = network.forward(x)
+    network.freeze()
+    assert torch.equal(network.forward(x), y)
+    network.params.mul_(2)
+    assert torch.equal(network.forward(x), y)               # that is what frozen means
+    network.place(network.params, network.state)
+    assert not torch.allclose(network.forward(x), y)

@@ -1,0 +1,71 @@
+"""A small photo of every kind that the endpoint takes, and some that it refuses: what build.py tries a bundle with."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def samples():
+    """{name: bytes of a photo}, the same every time."""
+    y, x = np.mgrid[0:150, 0:200]
+    image = Image.fromarray(np.stack([x, y, x * y // 150 % 256], -1).astype(np.uint8))       # (H, W, 3)
+    grey = Image.fromarray((x * y * 2).astype(np.uint16))
+    jpeg, png, cmyk = encode(image, "JPEG"), encode(image, "PNG"), encode(image.convert("CMYK"), "JPEG")
+    turned = Image.Exif()
+    turned[0x0112] = 6                                      # orientation: the camera was held upright
+    upright = encode(image, "JPEG", exif=turned)
+    return {
+        "jpeg": jpeg,
+        "jpeg smaller than the square": encode(image.resize((20, 15)), "JPEG"),
+        "jpeg progressive": encode(image, "JPEG", progressive=True),
+        "jpeg grey": encode(image.convert("L"), "JPEG"),
+        "jpeg CMYK": cmyk,
+        "jpeg YCCK": replace(cmyk, cmyk.index(b"Adobe") + 11, b"\2"),       # the marker that says how colours are coded
+        "jpeg turned": upright,
+        "jpeg with broken EXIF": replace(upright, upright.index(b"Exif") + 6, b"what?"),
+        "jpeg MPO": encode(image, "MPO", save_all=True, append_images=[image]),
+        "png": png,
+        "png black and white": encode(image.convert("1"), "PNG"),
+        "png grey": encode(image.convert("L"), "PNG"),
+        "png grey, transparent": encode(image.convert("LA"), "PNG"),
+        "png grey, 16 bits": encode(grey, "PNG"),
+        "png grey, 16 bits, transparent": encode(grey, "PNG", transparency=0),
+        "png palette": encode(image.quantize(64), "PNG"),
+        "png palette, transparent": encode(image.quantize(64), "PNG", transparency=bytes(range(64))),
+        "png RGBA": encode(image.convert("RGBA"), "PNG"),
+        "png one colour transparent": encode(image, "PNG", transparency=(0, 0, 0)),
+        "png turned": encode(image, "PNG", exif=turned),
+        "png animated": encode(image, "PNG", save_all=True, append_images=[image.rotate(90)]),
+        "png interlaced": header(1, 1, interlaced=1) + chunk(b"IDAT", zlib.compress(b"\0\x40\x80\xc0")) + chunk(b"IEND"),
+        "refused: empty": b"",
+        "refused: text": b"ocean",
+        "refused: half a jpeg": jpeg[:len(jpeg) // 2],
+        "refused: jpeg without tables": replace(jpeg, 20, bytes(300)),
+        "refused: png with a wrong checksum": replace(png, 60, b"\0\0\0\0"),
+        "refused: png without pixels": header(200, 150) + chunk(b"IEND"),
+        "refused: png of 10 billion pixels": header(100_000, 100_000) + chunk(b"IEND"),
+    }
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def replace(data, start, part):
+    """The data with part written over it."""
+    return data[:start] + part + data[start + len(part):]
+
+
+def header(width, height, interlaced=0):
+    """How a PNG of 8-bit RGB begins. Pillow writes none that is interlaced."""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced))
+
+
+def chunk(kind, content=b""):
+    """A part of a PNG: the length of its content, its kind, its content, its checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -1,0 +1,19 @@
+"""The endpoint on torch.nn: its modules hold the weights of the same model file, and run eagerly."""
+
+import torch
+from common import answer, fetch, read
+
+from scene import modelfile
+from tests.twins import twin
+
+MODULE = None
+
+
+def handler(event, context):
+    global MODULE
+    if MODULE is None:
+        network, _ = modelfile.load(fetch("model_CNN"))
+        network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
+        MODULE = twin(network).eval()
+    with torch.inference_mode():
+        return answer(MODULE(torch.from_numpy(read(event))).numpy())

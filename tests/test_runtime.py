@@ -1,0 +1,253 @@
+"""The endpoint in AWS's own runtime client, in Python 3.13, from nothing but the built zips; its models in a real S3 server (moto)."""
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import zlib
+
+import pytest
+
+boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
+server = pytest.importorskip("moto.server", reason="needs pip install -e '.[cloud]'")
+
+from samples import samples  # noqa: E402
+
+from scene.endpoint import STATUS  # noqa: E402
+from scene.predict import Classifier  # noqa: E402
+from tests.runtime import ROOT, Function, install_client  # noqa: E402
+
+OCEAN = (ROOT / "datasets/test/ocean/ocean_000.jpg").read_bytes()
+ROAD = (ROOT / "datasets/test/road/road_000.jpg").read_bytes()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def serve_s3(port, models):
+    """Starts S3 with the bucket "models" in it. The caller stops it."""
+    moto = server.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    moto.start()
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
+                          aws_access_key_id="key", aws_secret_access_key="secret")
+    client.create_bucket(Bucket="models")
+    for path in models.iterdir():
+        client.upload_file(str(path), "models", path.name)
+    client.put_object(Bucket="models", Key="no_model", Body=b"<html>")
+    return moto
+
+
+@pytest.fixture(scope="session")
+def client(request, python313):
+    """A folder with the runtime client, kept from one run of the tests to the next."""
+    versions = zlib.crc32((ROOT / "constraints.txt").read_bytes())
+    folder = request.config.cache.mkdir("lambda-runtime") / f"{versions:08x}"
+    if not folder.exists():
+        try:
+            install_client(python313, folder)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"the runtime client cannot be installed: {error.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3(models):
+    port = free_port()
+    moto = serve_s3(port, models)
+    yield f"http://127.0.0.1:{port}"
+    moto.stop()
+
+
+@pytest.fixture(scope="session")
+def make(python313, bundle, client, tmp_path_factory):
+    """make(AWS_ENDPOINT_URL_S3=…) -> a Function from the built zips."""
+    folder = tmp_path_factory.mktemp("logs")
+
+    def make(code=bundle / "code", timeout=30, **environment):
+        log = folder / f"{len(list(folder.iterdir()))}.log"
+        log.touch()
+        environment = {"SCENE_BUCKET": "models", "OMP_NUM_THREADS": "1"} | environment
+        return Function(python313, code, [bundle / "layer/python", client], environment, log, timeout=timeout)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def function(make, s3):
+    with make(AWS_ENDPOINT_URL_S3=s3) as function:
+        yield function
+
+
+def request(mode="CNN", photo=OCEAN):
+    return {"mode": mode, "imageBase64": base64.b64encode(photo).decode()}
+
+
+def proxy(body):
+    """API Gateway's event for a POST with this body."""
+    return {"resource": "/get_scene", "path": "/get_scene", "httpMethod": "POST", "headers": {}, "body": body, "isBase64Encoded": False,
+            "requestContext": {"requestId": "of-the-gateway", "stage": "prod"}}
+
+
+def answer(result):
+    """What the handler answered directly: it must have answered."""
+    assert not result.failed, result
+    return result.payload
+
+
+def log_lines(function):
+    return [json.loads(line) for line in function.log.read_text().splitlines()]
+
+
+# Answers
+
+
+@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+def test_the_same_probabilities_as_here(function, models, mode):
+    for photo in OCEAN, ROAD, samples()["jpeg turned"], samples()["png grey, 16 bits"]:
+        expected = Classifier.open(models / f"model_{mode}").classify(photo)
+        for got in answer(function.invoke(request(mode, photo))), json.loads(
+                answer(function.invoke(proxy(json.dumps(request(mode, photo)))))["body"]):
+            assert (got["scene"], got["mode"]) == (next(iter(expected)), mode)
+            assert got["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+BAD = {
+    "not_json": "{",
+    "not_an_object": "[]",
+    "missing_field": json.dumps({"mode": "CNN"}),
+    "unknown_field": json.dumps(request() | {"bucket": "mine"}),
+    "wrong_type": json.dumps({"mode": 1, "imageBase64": ""}),
+    "bad_mode": json.dumps({"mode": "RNN", "imageBase64": ""}),
+    "bad_base64": json.dumps({"mode": "CNN", "imageBase64": "?"}),
+    "empty_photo": json.dumps({"mode": "CNN", "imageBase64": ""}),
+    "not_a_photo": json.dumps(request(photo=b"ocean")),
+    "damaged_photo": json.dumps(request(photo=OCEAN[:-999])),
+    "photo_too_large": json.dumps(request(photo=samples()["refused: png of 10 billion pixels"])),
+}
+
+
+@pytest.mark.parametrize("code", BAD)
+def test_each_mistake_has_its_code(function, code):
+    reply = answer(function.invoke(proxy(BAD[code])))
+    assert (reply["statusCode"], reply["headers"]["Content-Type"]) == (STATUS[code], "application/json")
+    body = json.loads(reply["body"])
+    assert (body["error"]["code"], body["requestId"]) == (code, "of-the-gateway")
+    if code != "not_json":
+        direct = answer(function.invoke(json.loads(BAD[code])))
+        assert direct["error"] == body["error"] and direct["requestId"] not in ("", "of-the-gateway")
+
+
+@pytest.mark.parametrize(("code", "environment"), [
+    ("model_missing", {"SCENE_KEY_CNN": "none"}),
+    ("model_unreadable", {"SCENE_KEY_CNN": "no_model"}),
+    ("model_unreadable", {"SCENE_KEY_CNN": "model_FCNN"}),
+])
+def test_without_its_model_one_mode_fails_and_the_other_works(make, s3, code, environment):
+    with make(AWS_ENDPOINT_URL_S3=s3, **environment) as function:
+        reply = answer(function.invoke(proxy(json.dumps(request("CNN")))))
+        assert (reply["statusCode"], json.loads(reply["body"])["error"]["code"]) == (503, code)
+        assert "scene" in answer(function.invoke(request("FCNN")))
+        assert [line["code"] for line in log_lines(function)] == [code, None]
+
+
+def test_s3_is_down_and_comes_back(make, models):
+    port = free_port()
+    with make(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}") as function:
+        assert answer(function.invoke(request()))["error"]["code"] == "storage_unreachable"
+        moto = serve_s3(port, models)
+        try:
+            assert "scene" in answer(function.invoke(request()))
+        finally:
+            moto.stop()
+        assert "scene" in answer(function.invoke(request()))              # it needs S3 no more
+        assert [line["status"] for line in log_lines(function)] == [503, 200, 200]
+
+
+def test_what_nobody_foresaw_is_a_500_whose_trace_is_in_the_log(make, s3, bundle, tmp_path):
+    shutil.copytree(bundle / "code", tmp_path / "code")
+    (tmp_path / "code/scene/photo.pyc").unlink()
+    source = (ROOT / "scene/photo.py").read_text(encoding="utf-8")
+    (tmp_path / "code/scene/photo.py").write_text(source + "\n\ndef decode(*_):\n    raise RuntimeError('a secret')\n", encoding="utf-8")
+    with make(code=tmp_path / "code", AWS_ENDPOINT_URL_S3=s3) as function:
+        result = answer(function.invoke(request()))
+        assert result["error"]["code"] == "internal_error" and "secret" not in json.dumps(result)
+        assert "RuntimeError: a secret" in log_lines(function)[0]["error"]["trace"]
+
+
+# The process
+
+
+def test_one_line_of_json_for_each_request_and_never_the_photo(make, s3):
+    with make(AWS_ENDPOINT_URL_S3=s3) as function:
+        ids = [answer(function.invoke(event))["requestId"] for event in (request(), request("FCNN"), request(photo=OCEAN[:-999]))]
+        lines = log_lines(function)
+    assert [line["requestId"] for line in lines] == ids
+    assert [line["cold"] for line in lines] == [True, False, False]
+    assert [(line["mode"], line["status"]) for line in lines] == [("CNN", 200), ("FCNN", 200), ("CNN", 400)]
+    for line in lines:
+        metrics = {metric["Name"] for directive in line["_aws"]["CloudWatchMetrics"] for metric in directive["Metrics"]}
+        assert metrics == {"Latency", "ColdStart", "Error"} <= set(line)
+        assert len(json.dumps(line)) < 1500
+    text = function.log.read_text()
+    assert request()["imageBase64"][:40] not in text and request()["imageBase64"][-40:] not in text
+
+
+def test_past_its_deadline_the_process_is_thrown_away_and_the_next_request_starts_another(make, models):
+    with socket.create_server(("127.0.0.1", 0)) as silent:          # it takes the connection, and says nothing
+        port = silent.getsockname()[1]
+        function = make(timeout=1, AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}")
+        with function:
+            payload, failed = function.invoke(request())
+            assert failed and payload["errorType"] == "Sandbox.Timedout" and "timed out after 1.00 seconds" in payload["errorMessage"]
+            assert function.process is None
+            silent.close()
+            function.timeout = 30
+            moto = serve_s3(port, models)
+            try:
+                assert "scene" in answer(function.invoke(request()))
+            finally:
+                moto.stop()
+            assert [line["cold"] for line in log_lines(function)] == [True]
+
+
+@pytest.mark.parametrize(("environment", "sentence"), [
+    ({"SCENE_BUCKET": ""}, "SCENE_BUCKET is not set"),
+    ({"SCENE_ARRAYS": "tensorflow"}, "SCENE_ARRAYS must be numpy or torch"),
+    ({"SCENE_ARRAYS": "torch"}, "No module named 'torch'"),
+])
+def test_a_wrong_setting_is_an_error_of_the_initialisation(make, s3, environment, sentence):
+    with make(AWS_ENDPOINT_URL_S3=s3, **environment) as function:
+        for _ in range(2):                                          # every request tries again, and hears the same
+            payload, failed = function.invoke(request())
+            assert failed and sentence in payload["errorMessage"], payload
+        assert sentence in function.log.read_text()
+
+
+def test_an_incomplete_zip_is_an_error_of_the_initialisation(make, s3, bundle, tmp_path):
+    shutil.copytree(bundle / "code", tmp_path / "code")
+    (tmp_path / "code/scene/photo.pyc").unlink()
+    with make(code=tmp_path / "code", AWS_ENDPOINT_URL_S3=s3) as function:
+        payload, failed = function.invoke(request())
+        assert failed and payload["errorType"] == "Runtime.ImportModuleError" and "get_scene" in payload["errorMessage"]
+
+
+def test_a_process_that_dies_is_replaced(make, s3):
+    with make(AWS_ENDPOINT_URL_S3=s3) as function:
+        assert "scene" in answer(function.invoke(request()))
+        function.process.kill()
+        payload, failed = function.invoke(request())
+        assert failed and payload["errorType"] == "Runtime.ExitError"
+        assert "scene" in answer(function.invoke(request()))
+        assert [line["cold"] for line in log_lines(function)] == [True, True]
+
+
+def test_no_torch_and_nothing_else_of_this_python_is_there(python313, bundle, client):
+    script = "import get_scene, sys; print('torch' in sys.modules, sys.version_info[:2]); import torch"
+    result = subprocess.run([python313, "-S", "-c", script], capture_output=True, text=True, cwd=bundle / "code", env={
+        "PYTHONPATH": f"{bundle / 'code'}:{bundle / 'layer/python'}:{client}", "SCENE_BUCKET": "b", "AWS_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    assert result.stdout == "False (3, 13)\n" and "No module named 'torch'" in result.stderr

@@ -34,7 +34,6 @@ from io import BytesIO
 from pathlib import Path
 
 from samples import samples
-
 from scene import command, modelfile
 from scene.command import UserError, printable
 from scene.predict import PRETRAINED, Classifier

@@ -11,10 +11,10 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import build
 import pytest
-from samples import samples
 
+import build
+from samples import samples
 from scene import endpoint, modelfile
 from scene.command import UserError
 from tests import runtime

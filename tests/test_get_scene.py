@@ -354,10 +354,11 @@ def hang(handler):
 
 
 def trickle(handler):
-    """A byte now and then: none is too late."""
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
-    for _ in range(30):
-        handler.wfile.write(b".")
+    """A good model, in pieces none of which is late, but all together are."""
+    data = handler.server.model
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data))
+    for i in range(0, len(data), len(data) // 12):
+        handler.wfile.write(data[i:i + len(data) // 12])
         time.sleep(0.1)
 
 
@@ -381,6 +382,7 @@ FAILING = {"unreachable": None, "closes at once": lambda handler: None, "cut": c
 def test_failing_storage(how, environment, impatient, files, lines):
     """Without a model: 503, and the cause in the log. With one: the answer. And it recovers."""
     with BadStorage(FAILING[how] or send(200, b"")) as storage:
+        storage.model = files["CNN"]
         environment(AWS_ENDPOINT_URL_S3=storage.url if FAILING[how] else "http://127.0.0.1:9")
         module = impatient(cold_start())
         status, answer = ask(module)

@@ -13,7 +13,6 @@ boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
 server = pytest.importorskip("moto.server", reason="needs pip install -e '.[cloud]'")
 
 from samples import samples  # noqa: E402
-
 from scene.endpoint import STATUS  # noqa: E402
 from scene.predict import Classifier  # noqa: E402
 from tests.runtime import ROOT, Function, install_client  # noqa: E402

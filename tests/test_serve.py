@@ -295,6 +295,7 @@ def test_clients_that_hang_up(hasty):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 connection.sendall(data[:100_000])
     assert hasty.ask()[0] == 200
+    assert not [line for line in hasty.lines() if "error" in line]      # their doing is no error of ours
 
 
 def test_only_so_many_connections(strict):

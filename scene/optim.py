@@ -36,20 +36,19 @@ class SGD:
 
 
 class Muon(SGD):
-    """SGD with Nesterov momentum whose steps for hidden weight matrices W: (O, I) are made orthogonal, and their length kept.
+    """SGD with Nesterov momentum whose steps for weight matrices W: (O, I) are made orthogonal, and their length kept.
 
-        W ← W - η √max(1, O/I) orthogonal(G + μ V)     W ← W √(2 O) / ‖W‖      for all weights but those of the first and last layer
+        W ← W - η √max(1, O/I) orthogonal(G + μ V)     W ← W √(2 O) / ‖W‖      for all weights but those of the last layer
 
     A few directions dominate a gradient, and momentum follows them. Made orthogonal, the step is as long in every direction that
-    the gradient has: what is rare is learned as fast as what is common. A norm follows each hidden layer, so the length of W
+    the gradient has: what is rare is learned as fast as what is common. A norm follows each of these layers, so the length of W
     means nothing but how far a step turns it; kept as it was at the start, steps turn it as far late as early.
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024); Jordan, 94% on CIFAR-10 (2024), for the length.
     """
 
     def __init__(self, network, momentum=0.9, decay=0.0):
         super().__init__(network, momentum, decay)
-        weights = [slot for slot in network.parameter_slots if slot.declared.decay]
-        self.hidden = weights[1:-1]
+        self.hidden = [slot for slot in network.parameter_slots if slot.declared.decay][:-1]
 
     def step(self, learning_rate):
         super().step(learning_rate)

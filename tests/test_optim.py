@@ -65,9 +65,9 @@ def test_orthogonal_keeps_the_directions_and_evens_the_lengths(rows, columns, sc
 def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentum, seed):
     generator = torch.Generator().manual_seed(seed)
     network = Network(Linear(3, 5), Linear(5, 8), Linear(8, 4), Linear(4, 2)).start(generator)
-    hidden = [network.layers[1], network.layers[2]]
+    hidden = network.layers[:3]
     theirs = [layer.w.clone().requires_grad_() for layer in hidden]
-    others = [slot for slot in network.parameter_slots if slot.name not in ("1.w", "2.w")]
+    others = [slot for slot in network.parameter_slots if slot.name not in ("0.w", "1.w", "2.w")]
     plain = [slot.layer.__dict__[slot.attribute].clone().requires_grad_() for slot in others]
     muon = torch.optim.Muon(theirs, lr=0.1, momentum=momentum, weight_decay=0, ns_steps=3)
     sgd = torch.optim.SGD(plain, lr=0.1, momentum=momentum, nesterov=momentum > 0)

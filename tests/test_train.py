@@ -92,7 +92,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     train(CNN(2, 36), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
-    assert sizes == [16] * 5 + [32] * 5
+    assert sizes == [16] * 3 + [32] * 7
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 5
 

@@ -24,6 +24,7 @@ FORMAT = 1
 CARD = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror": bool}
 FIT = "stretch"             # the one way photo.decode fits a photo to the square
 DTYPES = {"F16": "<f2", "F32": "<f4"}
+LARGEST_HALF = 65504        # of half precision's numbers
 MOST_HEADER = 1 << 18       # bytes; a thousand classes fit well, and JSON takes up to forty times its length in memory
 
 
@@ -33,8 +34,11 @@ class ModelFileError(UserError):
 
 def save(path, network, card):
     """Writes a network and its card to path. Raises OSError."""
-    halves = {slot.name for slot in network.parameter_slots if slot.declared.decay}
-    arrays = {name: np.ascontiguousarray(as_numpy(array), "<f2" if name in halves else "<f4") for name, array in network.arrays().items()}
+    weights = {slot.name for slot in network.parameter_slots if slot.declared.decay}
+    arrays = {name: as_numpy(array) for name, array in network.arrays().items()}
+    for name, array in arrays.items():
+        half = name in weights and np.abs(array).max() < LARGEST_HALF
+        arrays[name] = np.ascontiguousarray(array, "<f2" if half else "<f4")
     scene = {"format": FORMAT, "card": card, "sha256": digest(card, arrays)}
     write(path, safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
 

@@ -80,6 +80,14 @@ def test_a_failing_write_leaves_the_older_file_and_nothing_else(tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["model"] and (tmp_path / "model").read_bytes() == b"older"
 
 
+def test_weights_are_halves_where_they_fit_and_the_rest_is_single(tmp_path):
+    network = started(FCNN(2, 8, hidden=(4,)))
+    network.layers[2].w[0, 0], network.layers[2].b[0], network.layers[6].w[0, 0] = 0.1, 0.1, 1e5
+    loaded, _ = modelfile.load(saved(tmp_path, network))
+    assert loaded.layers[2].w[0, 0] == np.float16(0.1) and loaded.layers[2].b[0] == np.float32(0.1)
+    assert loaded.layers[6].w[0, 0] == 1e5, "too large for a half"
+
+
 def test_arrays_that_are_not_contiguous_are_saved_right(tmp_path):
     class Transposed:
         parameter_slots = NETWORK.parameter_slots

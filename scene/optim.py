@@ -23,14 +23,15 @@ class SGD:
     def __init__(self, network, momentum=0.9, decay=0.0, nesterov=True):
         self.network, self.momentum, self.decay, self.nesterov = network, momentum, decay, nesterov
         self.velocity = network.params.new_zeros(network.size)
+        self.decayed = slice(0, network.decayed)
 
     def step(self, learning_rate):
         self.network.params.sub_(self.direction(), alpha=learning_rate)
 
     def direction(self):
         """What is taken off θ, but for the learning rate: g + μ v or v. It may be the gradients' own memory, overwritten."""
-        params, grads, n = self.network.params, self.network.grads, self.network.decayed
-        grads[:n].add_(params[:n], alpha=self.decay)
+        params, grads = self.network.params, self.network.grads
+        grads[self.decayed].add_(params[self.decayed], alpha=self.decay)
         torch.add(grads, self.velocity, alpha=self.momentum, out=self.velocity)
         return grads.add_(self.velocity, alpha=self.momentum) if self.nesterov else self.velocity
 
@@ -48,7 +49,8 @@ class Muon(SGD):
 
     def __init__(self, network, momentum=0.9, decay=0.0):
         super().__init__(network, momentum, decay)
-        self.hidden = [slot for slot in network.parameter_slots if slot.declared.decay][:-1]
+        *self.hidden, last = [slot for slot in network.parameter_slots if slot.declared.decay]
+        self.decayed = slice(last.start, network.decayed)       # lengths that are kept need no decay, and it would turn the steps
 
     def step(self, learning_rate):
         super().step(learning_rate)

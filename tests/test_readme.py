@@ -37,7 +37,7 @@ def test_the_tree_names_what_is_there_and_nothing_else():
     tree = README[README.index("```\nscene/"):]
     tree = tree[:tree.index("```", 3)]
     named = set(re.findall(r"^ +(\w+\.py) ", tree, re.MULTILINE))
-    there = {path.name for path in (ROOT / "scene").rglob("*.py") if path.name != "__init__.py"}
+    there = {path.name for room in ("scene", "lambda", "cloudformation") for path in (ROOT / room).rglob("*.py")} - {"__init__.py"}
     assert named == there
 
 

@@ -1,0 +1,193 @@
+"""The templates: what can be told by reading them. What acts on them is in test_deploy.py and test_gateway.py."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cfnlint.decode import cfn_yaml
+
+import up
+from scene.endpoint import STATUS as HANDLER_CODES
+from tests import aws
+from tests.gateway import STATUS, Gateway
+
+FOLDER = aws.ROOT / "cloudformation"
+TEMPLATE = cfn_yaml.load(str(FOLDER / "template.yaml"))
+BUCKET = cfn_yaml.load(str(FOLDER / "bucket.yaml"))
+RESOURCES = TEMPLATE["Resources"]
+GATEWAY_TYPES = ("Resource", "Method", "Model", "GatewayResponse")
+
+
+def of_type(kind):
+    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == kind}
+
+
+def statements(name):
+    return RESOURCES[name]["Properties"]["PolicyDocument"]["Statement"]
+
+
+def test_cfn_lint_finds_nothing_and_is_told_to_ignore_nothing(tmp_path):
+    cfn_lint = Path(sys.executable).parent / "cfn-lint"
+    files = [FOLDER / "template.yaml", FOLDER / "bucket.yaml"]
+    result = subprocess.run([cfn_lint, "--include-checks", "I", "--", *files], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert not any("cfn-lint" in file.read_text() for file in files)
+
+
+def test_the_template_is_small_enough_to_be_sent_as_it_is():
+    assert (FOLDER / "template.yaml").stat().st_size <= 51_200 - 100          # bytes that CloudFormation takes
+
+
+def test_every_request_is_signed_and_every_method_the_one():
+    methods = of_type("AWS::ApiGateway::Method")
+    assert {method["Properties"]["AuthorizationType"] for method in methods.values()} == {"AWS_IAM"}
+    assert [method["Properties"]["HttpMethod"] for method in methods.values()] == ["POST"]
+
+
+def test_the_function_may_read_two_objects_and_write_its_log():
+    may = {(action, json.dumps(resource)) for each in statements("FunctionPolicy") for action in listed(each["Action"])
+           for resource in listed(each["Resource"])}
+    log = '{"Fn::Sub": "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${FunctionLogs}:*"}'
+    assert may == {
+        ("s3:GetObject", '{"Fn::Sub": "arn:${AWS::Partition}:s3:::${Bucket}/${AWS::StackName}/model_FCNN"}'),
+        ("s3:GetObject", '{"Fn::Sub": "arn:${AWS::Partition}:s3:::${Bucket}/${AWS::StackName}/model_CNN"}'),
+        ("logs:CreateLogStream", log), ("logs:PutLogEvents", log)}
+    assert set(RESOURCES["FunctionRole"]["Properties"]) == {"AssumeRolePolicyDocument"}
+    assert set(RESOURCES["Caller"]["Properties"]) == {"UserName"}
+
+
+def test_no_statement_allows_a_star():
+    for name in of_type("AWS::IAM::Policy"):
+        for each in statements(name):
+            assert not [action for action in listed(each["Action"]) if "*" in action]
+            assert "*" not in [resource["Fn::Sub"] for resource in listed(each["Resource"])]
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_environment_names_the_objects_that_the_role_may_read():
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    keys = {variables[f"SCENE_KEY_{mode}"]["Fn::Sub"] for mode in ("FCNN", "CNN")}
+    readable = {each["Fn::Sub"] for statement in statements("FunctionPolicy") if statement["Action"] == "s3:GetObject"
+                for each in statement["Resource"]}
+    assert {f"arn:${{AWS::Partition}}:s3:::${{Bucket}}/{key}" for key in keys} == readable
+
+
+def test_the_function_gives_up_before_the_gateway_does():
+    assert RESOURCES["Function"]["Properties"]["Timeout"] < 29
+
+
+def test_the_bucket_is_private_encrypted_versioned_and_speaks_tls_only():
+    bucket, policy = BUCKET["Resources"]["Bucket"]["Properties"], BUCKET["Resources"]["OnlyTls"]["Properties"]["PolicyDocument"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True} and len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    encryption, = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    statement, = policy["Statement"]
+    assert statement == {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                         "Resource": [{"Fn::GetAtt": ["Bucket", "Arn"]}, {"Fn::Sub": "${Bucket.Arn}/*"}]}
+
+
+def test_logs_end_some_day_and_go_with_the_stack():
+    groups = of_type("AWS::Logs::LogGroup")
+    assert len(groups) == 2
+    for group in groups.values():
+        assert group["Properties"]["RetentionInDays"] == {"Ref": "LogDays"} and group["DeletionPolicy"] == "Delete"
+    assert TEMPLATE["Parameters"]["LogDays"]["Default"] == 30
+
+
+def test_a_deployment_waits_for_all_that_it_is_a_snapshot_of():
+    snapshot = {name for kind in GATEWAY_TYPES for name in of_type(f"AWS::ApiGateway::{kind}")} - set(of_type("AWS::ApiGateway::Model"))
+    waits = set(RESOURCES["Deployment0"]["DependsOn"])
+    assert waits | {RESOURCES["Post"]["Properties"]["ResourceId"]["Ref"]} == snapshot
+
+
+def test_the_deployment_has_a_new_name_whenever_the_template_changes(monkeypatch, tmp_path):
+    names = set()
+    for text in ("x: Deployment0", "x: Deployment0 ", "x: Deployment0"):
+        (tmp_path / "template.yaml").write_text(text)
+        monkeypatch.setattr(up, "HERE", tmp_path)
+        names.add(re.search(r"Deployment\w+", up.template())[0])
+    assert len(names) == 2 and "Deployment0" not in names
+    monkeypatch.undo()
+    assert "Deployment0" not in up.template() and up.template().count("!Ref Deployment") == 1
+
+
+def test_the_stage_waits_for_the_account_to_have_a_role_for_its_logs():
+    assert "LoggingAccount" in json.dumps(RESOURCES["Live"]["Properties"])
+    assert RESOURCES["LoggingAccount"]["DependsOn"] == "Api"
+    conditional = {name for name, resource in RESOURCES.items() if "Condition" in resource}
+    for name, resource in RESOURCES.items():
+        assert not conditional & set(listed(resource.get("DependsOn", []))), f"{name} would not be made where its condition is false"
+
+
+def test_the_stage_throttles_and_never_logs_bodies():
+    every, = RESOURCES["Live"]["Properties"]["MethodSettings"]
+    assert (every["ResourcePath"], every["HttpMethod"]) == ("/*", "*")
+    assert (every["ThrottlingRateLimit"], every["ThrottlingBurstLimit"]) == ({"Ref": "RequestsPerSecond"}, {"Ref": "Burst"})
+    assert every["DataTraceEnabled"] is False
+
+
+def test_the_access_log_is_json_and_the_filter_for_429_finds_it():
+    line = json.loads(RESOURCES["Live"]["Properties"]["AccessLogSetting"]["Format"].replace("$context.status", "429"))
+    field, value = re.fullmatch(r'\{ \$\.(\w+) = "(\d+)" }', RESOURCES["Throttled"]["Properties"]["FilterPattern"]).groups()
+    assert line[field] == value
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    gateway = Gateway(TEMPLATE, {}, "arn:aws:execute-api:eu-central-1:123456789012:api/live", None)
+    yield gateway
+    gateway.close()
+
+
+@pytest.mark.parametrize("kind", STATUS)
+def test_every_refusal_of_the_gateway_has_our_shape_and_its_own_status(kind, gateway):
+    status, headers, text = gateway.refuse(kind, "the-request")
+    answer = json.loads(text)
+    assert status == STATUS[kind] and headers["Content-Type"] == "application/json"
+    assert set(answer) == {"error", "requestId"} and answer["requestId"] == "the-request"
+    assert set(answer["error"]) == {"code", "message"}
+    assert re.fullmatch("[a-z_]+", answer["error"]["code"]) and answer["error"]["message"].endswith(".")
+    assert "$context" not in text.decode()
+    assert HANDLER_CODES.get(answer["error"]["code"], status) in (status, 500), "a code of the handler's with another status"
+
+
+def test_no_refusal_repeats_what_the_caller_sent():
+    """What is put into the JSON is the request's id and a word of the gateway's own: nothing sent can break it."""
+    used = {name for each in of_type("AWS::ApiGateway::GatewayResponse").values()
+            for name in re.findall(r"\$[\w.]+", each["Properties"]["ResponseTemplates"]["application/json"])}
+    assert used == {"$context.requestId", "$context.error.responseType"}
+
+
+def test_five_things_ring_and_only_if_somebody_listens():
+    alarms = of_type("AWS::CloudWatch::Alarm")
+    metrics = {(alarm["Properties"]["Namespace"], json.dumps(alarm["Properties"]["MetricName"])) for alarm in alarms.values()}
+    assert metrics == {("AWS/ApiGateway", '"5XXError"'), ("AWS/ApiGateway", '"Latency"'), ("AWS/Lambda", '"Errors"'),
+                       ("AWS/Lambda", '"Throttles"'), ("Scene", '{"Fn::Sub": "${AWS::StackName}-Throttled"}')}
+    assert RESOURCES["SlowAnswers"]["Properties"]["ExtendedStatistic"] == "p99"
+    for alarm in alarms.values():
+        assert alarm["Properties"]["TreatMissingData"] == "notBreaching", "a quiet night is no alarm"
+        assert alarm["Properties"]["AlarmActions"]["Fn::If"][0] == "SendAlarms"
+
+
+def test_the_dashboard_is_json_and_shows_metrics_that_the_handler_writes():
+    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    widgets = json.loads(re.sub(r"\$\{[^}]*}", "x", body))["widgets"]
+    assert len(widgets) == 5
+    handler = (aws.ROOT / "lambda" / "get_scene.py").read_text()
+    for name in ("Latency", "ColdStart", "Error"):
+        assert name in body and f'"{name}"' in handler
+    fields = {"mode", "scene", "code", "cold", "milliseconds"}
+    assert fields <= set(re.findall(r"\w+", body))
+
+
+def test_outputs_tell_no_secret():
+    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "Function", "Bucket", "Caller"}
+    assert "AccessKey" not in (FOLDER / "template.yaml").read_text()

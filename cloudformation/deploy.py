@@ -24,8 +24,7 @@ except ImportError:
     sys.exit("deploy.py needs boto3: python -m pip install -c constraints.txt -e '.[cloud]'")
 from PIL import Image
 
-from deployment import Deployment
-from deployment import command as line
+from deployment import Deployment, line
 from down import take_down
 from scene import command, modelfile, photo
 from scene.command import UserError, printable

@@ -41,7 +41,7 @@ class Deployment:
         outputs = self.stack.outputs
         if not outputs:
             where = f"stack {self.name} in {self.region}"
-            raise UserError(f"There is no {where}: run `{command('up')}` first, or name another with --stack and --region.")
+            raise UserError(f"There is no {where}: run `{line('up')}` first, or name another with --stack and --region.")
         return outputs
 
     def store(self, bucket=None):
@@ -95,6 +95,6 @@ def exists(call, **arguments):
     return True
 
 
-def command(words):
+def line(words):
     """What to type to run a command of deploy.py."""
     return f"python cloudformation/deploy.py {words}"

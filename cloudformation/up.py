@@ -10,7 +10,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from deployment import command, exists
+from deployment import exists, line
 from scene.command import UserError, printable
 from scene.models import MODES
 
@@ -38,7 +38,7 @@ def up(options, deployment):
         print("A dry run: nothing was changed.")
         return
     print(f"Endpoint: {deployment.outputs['Endpoint']}")
-    print(f"Next: {command('invoke PHOTO' if deployment.access_keys() else 'key')}")
+    print(f"Next: {line('invoke PHOTO' if deployment.access_keys() else 'key')}")
 
 
 def choose_bucket(options, deployment, before, account):

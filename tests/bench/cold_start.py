@@ -28,7 +28,7 @@ from PIL import Image
 
 from scene import modelfile
 from scene.models import MODES
-from tests.bench.rivals.common import CLASSES
+from tests.bench.rivals.common import CLASSES, SIZE
 from tests.runtime import NATIVE, ROOT, Function, build, install_client
 from tests.twins import twin
 
@@ -55,7 +55,7 @@ def write_models(folder):
         card = {"mode": mode, "classes": CLASSES, "architecture": network.architecture, "fit": "stretch", "mirror": True}
         modelfile.save(folder / f"model_{mode}", network, card)
     sys.path.append(str(install("onnx")))
-    torch.onnx.export(twin(network).eval(), (torch.zeros(2, 64, 64, 3),), folder / "model.onnx", dynamo=False, input_names=["x"])
+    torch.onnx.export(twin(network).eval(), (torch.zeros(2, SIZE, SIZE, 3),), folder / "model.onnx", dynamo=False, input_names=["x"])
 
 
 def photo():

@@ -13,6 +13,7 @@ from botocore.credentials import Credentials
 from PIL import Image
 
 CLASSES = ["grass", "ocean", "road"]
+SIZE = 72                   # of the photos that the CNN takes
 
 
 def fetch(key):
@@ -26,11 +27,11 @@ def fetch(key):
     return connection.getresponse().read()
 
 
-def read(event, size=64):
-    """The photo and its mirror image, (2, size, size, 3) float32."""
+def read(event):
+    """The photo and its mirror image, (2, SIZE, SIZE, 3) float32."""
     image = Image.open(BytesIO(base64.b64decode(event["imageBase64"])))
-    image.draft("RGB", (size, size))
-    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    image.draft("RGB", (SIZE, SIZE))
+    square = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     x = np.asarray(square, np.float32)
     return np.stack([x, x[:, ::-1]])
 

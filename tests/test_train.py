@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(kind, monkeyp
 @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
 def test_training_learns(loss):
     pixels, labels = photos()
-    network = trained(epochs=15, loss=loss)
+    network = trained(epochs=15, batch_size=16, loss=loss)
     assert (network.forward(pixels).argmax(1) == labels).float().mean() > 0.95
 
 

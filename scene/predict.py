@@ -2,7 +2,8 @@
 
     python -m scene.predict PHOTO... [--model PATH]
 
-The test at the end of training, this command and the endpoint ask the same Classifier: the accuracy that is the accuracy of what is deployed. Nothing here imports torch.
+The test at the end of training, this command and the endpoint ask the same Classifier: the accuracy that training prints is the
+accuracy of what is deployed. Nothing here imports torch.
 
 Next: endpoint.py
 """

@@ -1,5 +1,6 @@
 """What all tests share: 200 examples for each property, the same ones every time; and what is built once for several files."""
 
+import signal
 import zipfile
 
 import pytest
@@ -12,6 +13,7 @@ from scene.models import MODES
 from tests import runtime
 
 torch.set_num_threads(1)        # as in training: a thread each for tiny operations only gets in the way
+signal.signal(signal.SIGINT, signal.default_int_handler)    # tests in the background would ignore Ctrl-C, and so would what they start
 settings.register_profile("scene", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("scene")
 

@@ -4,13 +4,51 @@ Next: photo.py
 """
 
 import os
+import signal
 import sys
+from contextlib import contextmanager
+
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]    # Ctrl-C, `kill`, a closed terminal
 
 
 class UserError(Exception):
     """Something that the person at the keyboard can mend: a sentence or more, saying what is wrong, where, and what to do."""
 
     exit_code = 2
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the program to end: Ctrl-C's and others."""
+
+    def __init__(self, number=signal.SIGINT, message="Stopped."):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+def stop(number, frame):
+    """What a signal of STOPS does to a command."""
+    raise Stopped(number)
+
+
+@contextmanager
+def postponed():
+    """Within it, a signal of STOPS is only noted, in the list that this yields; a second one does what it always does."""
+    def note(number, frame):
+        noted.append(number)
+        restore()
+
+    def restore():
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    noted, usual = [], {number: signal.getsignal(number) for number in STOPS}
+    for number in STOPS:
+        if usual[number] != signal.SIG_IGN:         # as in the background, or under nohup: it stays ignored
+            signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def printable(name):
@@ -29,6 +67,9 @@ def run(work, *arguments):
         sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))   # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")       # a terminal that knows no Greek is no reason to fail
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         code = work(*arguments) or 0
         sys.stdout.flush()
@@ -36,9 +77,9 @@ def run(work, *arguments):
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    except Stopped as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
     except BrokenPipeError:                                  # whoever read our output, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

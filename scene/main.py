@@ -11,8 +11,10 @@ import math
 import os
 import sys
 import time
+from typing import NamedTuple
 
 from scene import command, folder, metrics, modelfile
+from scene.checkpoint import Checkpoint, describe
 from scene.command import UserError, printable
 from scene.findings import table
 from scene.predict import Classifier
@@ -24,41 +26,59 @@ exit codes:
   1    something unforeseen went wrong
   2    a mistake in the command, in a folder or in a photo, or a file that cannot be written
   3    training diverged
-  130  stopped by Ctrl-C
+  130  stopped by Ctrl-C; 143 by SIGTERM, 129 by a terminal that was closed
 """
 
 
 def run(options):
     """Photos in; a model, its metrics and a report out."""
     started = time.monotonic()
-    model_path, metrics_path = prepare_output(options)
+    output = prepare_output(options)
     check_device(options.device)
     if options.load_model:
         classifier, test_photos, findings = load_test(options)
     else:
         teacher = open_teacher(options)
         train_photos, test_photos, findings = load_both(options)
-        train_and_save(train_photos, teacher, options, model_path)
-        classifier = Classifier.open(model_path)        # from the file: what is tested is what will be deployed
+        train_and_save(train_photos, teacher, options, output)
+        classifier = Classifier.open(output.model)      # from the file: what is tested is what will be deployed
 
     report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels), classifier.classes)
     report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2),
               "findings": [finding._asdict() for finding in findings]}
-    modelfile.write(metrics_path, json.dumps(report, indent=1).encode())
+    modelfile.write(output.metrics, json.dumps(report, indent=1).encode())
     print(metrics.describe(report))
-    print(f"Model: {printable(model_path)}, metrics: {printable(metrics_path)}, total time: {report['seconds']:.1f} s")
+    print(f"Model: {printable(options.load_model or output.model)}, metrics: {printable(output.metrics)}, "
+          f"total time: {report['seconds']:.1f} s")
+
+
+class Output(NamedTuple):
+    """The files of a run."""
+
+    model: str
+    metrics: str
+    checkpoint: str
+    diverged: str           # the last good weights of a training that diverged, as a model
 
 
 def prepare_output(options):
-    """The paths of model and metrics, in a folder that can be written to: better known before training than after."""
+    """The paths to write, in a folder that can be written to: better known before training than after."""
     os.makedirs(options.output, exist_ok=True)
-    paths = [os.path.join(options.output, name) for name in (f"model_{options.mode}", f"metrics_{options.mode}.json")]
-    for path in paths:
+    names = (name.format(options.mode) for name in ("model_{}", "metrics_{}.json", "checkpoint_{}", "diverged_{}"))
+    output = Output(*(os.path.join(options.output, name) for name in names))
+    for path in output:
         if os.path.isdir(path):
             raise UserError(f"{printable(path)} is a folder, where a file is to be written: choose another --output.")
-    modelfile.write(f"{paths[0]}.try", b"")
-    os.unlink(f"{paths[0]}.try")
-    return options.load_model or paths[0], paths[1]
+    if os.path.exists(output.checkpoint) and not options.resume and not options.load_model:
+        raise UserError(f"{printable(output.checkpoint)} is what an interrupted training left: add --resume to go on with it, or delete it "
+                        "to begin anew.")
+    if options.resume and not os.path.exists(output.checkpoint):
+        print(f"Note: there is no {printable(output.checkpoint)} to go on from, so training begins anew.")
+    for path in output:
+        modelfile.sweep(path)
+    modelfile.write(f"{output.model}.try", b"")
+    os.unlink(f"{output.model}.try")
+    return output
 
 
 def check_device(device):
@@ -128,22 +148,30 @@ def say_findings(findings):
         print(table(findings), flush=True)
 
 
-def train_and_save(photos, teacher, options, path):
+def train_and_save(photos, teacher, options, output):
     """Trains a network, new or from what the teacher has learned, and writes its model file."""
     import torch  # takes a second: after the first lines are on the screen
 
     from scene.models import MODES
-    from scene.train import train
+    from scene.train import Diverged, train
 
     architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
     network = MODES[options.mode](len(photos.classes), **architecture)
+    card = {"mode": network.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
     settings = make_settings(options, len(labels))
     print(f"Settings: mode {options.mode}, image size {options.image_size}, "
           + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
-    train(network, pixels, labels, settings, teacher)
-    card = {"mode": network.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
-    modelfile.save(path, network, card)
+    checkpoint = Checkpoint(output.checkpoint, describe(network, photos, settings, teacher))
+    try:
+        train(network, pixels, labels, settings, teacher, checkpoint)
+    except Diverged as error:
+        checkpoint.restore(network)
+        modelfile.save(output.diverged, network, card)
+        checkpoint.remove()
+        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model like any other.") from error
+    modelfile.save(output.model, network, card)
+    checkpoint.remove()
 
 
 def make_settings(options, photos):
@@ -171,11 +199,12 @@ def parse(arguments):
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
     parser.add_argument("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
+    parser.add_argument("--resume", action="store_true", default=None, help="go on with the interrupted training in --output, if any")
     parser.add_argument("--start-from", metavar="PATH", help="train on from this model: its weights, but for the last layer's")
     parser.add_argument("--load-model", metavar="PATH", help="test this model; nothing is trained, TRAIN is not read")
     parser.add_argument("--skip-bad", action="store_true", help="leave out photos that cannot be used, and say which")
     options = parser.parse_args(arguments)
-    training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from")
+    training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
         print("Note: nothing is trained, so " + ", ".join(f"--{name.replace('_', '-')}" for name in given) + " will have no effect.")

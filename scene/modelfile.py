@@ -8,6 +8,7 @@ depends on the day or the machine: the same model is the same bytes.
 Next: predict.py
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -44,18 +45,37 @@ def save(path, network, card):
 
 
 def write(path, data):
-    """Writes bytes to path, whole or not at all: an older file there stays until the new one is complete. Raises OSError."""
+    """Writes bytes to path, whole or not at all: an older file there stays until the new one is on the disk. Raises OSError."""
     part = f"{path}.{os.getpid()}.part"
     try:
         with open(part, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
+        sync_folder(os.path.dirname(path))
     except BaseException as error:
         if os.path.exists(part):
             os.unlink(part)
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error      # people know path, not part
         raise
+
+
+def sweep(path):
+    """Deletes what those who were writing path left when they were killed."""
+    for part in glob.glob(f"{glob.escape(path)}.*.part"):
+        os.unlink(part)
+
+
+def sync_folder(folder):
+    """Puts the names in a folder on the disk, where the system can: a power cut does not bring an old name back."""
+    if os.name == "posix":
+        handle = os.open(folder or ".", os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(data):

@@ -2,7 +2,7 @@
 
 Every line is an operation on all parameters at once, whatever the number of layers.
 
-Next: train.py
+Next: checkpoint.py
 """
 
 import math

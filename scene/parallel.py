@@ -19,6 +19,7 @@ import sys
 import numpy as np
 import torch
 
+from scene.command import STOPS
 from scene.folder import cores
 
 
@@ -59,7 +60,7 @@ class Team:
     def __exit__(self, *exception):
         for pipe, worker in zip(self.pipes, self.workers, strict=True):
             pipe.close()
-            worker.terminate()                              # it may be in the middle of a step that nobody waits for
+            worker.kill()                                   # it may be in the middle of a step that nobody waits for
             worker.join()
 
     def step(self, step, batch, seeds):
@@ -99,7 +100,8 @@ class Team:
 
     def serve(self, rank, pipe, others):
         """A worker's life: its share of every batch, until the pipe to the parent ends."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C reaches all of us; the parent decides
+        for number in STOPS:                                # Ctrl-C reaches all of us; the parent decides
+            signal.signal(number, signal.SIG_IGN)
         for other in others:
             other.close()
         while True:

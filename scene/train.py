@@ -11,13 +11,15 @@ import torch
 from tqdm import tqdm
 
 from scene.augment import augment
-from scene.command import UserError
+from scene.checkpoint import Keeper
+from scene.command import UserError, postponed
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
 
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
 MOST_SHARDS = 16    # each has gradients of its own
+EXPLODED = 100      # a mean loss that nothing which learns has: guessing has log K, 7 for a thousand classes
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def defaults(mode, photos):
 
 
 class Diverged(UserError):
-    """The loss or an answer of the network is no number any more."""
+    """The loss has exploded, or it or an answer of the network is no number any more."""
 
     exit_code = 3
 
@@ -56,9 +58,10 @@ class Diverged(UserError):
 ADVICE = "Try a smaller --learning-rate."
 
 
-def train(network, pixels, labels, settings, teacher=None):
+def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     """Trains a network in place, from the start or from what another network, its teacher, has learned.
 
+    With a checkpoint it goes on from there, if that was written before, and saves now and then. A signal ends it with Stopped.
     pixels: uint8 (N, H, W, 3), labels: int64 (N,).
     """
     torch.set_num_threads(1)                        # a process for each core is faster than threads within each operation
@@ -70,7 +73,7 @@ def train(network, pixels, labels, settings, teacher=None):
     loss = LOSSES[settings.loss]()
     batches = parts(len(labels), settings.batch_size)
     shards = min(parts(len(labels) // batches, settings.shard), MOST_SHARDS)
-    steps, done = settings.epochs * batches, 0
+    steps = settings.epochs * batches
 
     def learn(step, batch, randomness):
         x = augment(pixels[batch], size_at(step / steps, network), settings.crop_area, randomness)
@@ -79,13 +82,21 @@ def train(network, pixels, labels, settings, teacher=None):
         network.backward(loss.backward())
         return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
 
-    with Team(network, learn, shards) as team, Progress(settings.epochs, len(labels)) as progress:
+    with postponed() as signals, Team(network, learn, shards) as team, Progress(settings.epochs, len(labels)) as progress:
         optimizer = Muon(network, settings.momentum, settings.decay)
-        for _ in range(settings.epochs):
-            progress.start_epoch()
-            for batch in torch.randperm(len(labels), generator=generator).tensor_split(batches):
-                seeds = torch.randint(1 << 62, (shards,), generator=generator)
-                progress.add(len(batch), *team.step(done, batch, seeds))
+        memory = {"parameters": network.params, "statistics": network.state, "velocity": optimizer.velocity}
+        keeper = Keeper(checkpoint, signals, progress, generator, memory)
+        done = keeper.resume()
+        for _ in range(done // batches, settings.epochs):
+            keeper.start_epoch()
+            order = torch.randperm(len(labels), generator=generator).tensor_split(batches)
+            seeds = torch.randint(1 << 62, (batches, shards), generator=generator)
+            for i in range(done % batches, batches):
+                if i == 0:
+                    progress.start_epoch(done // batches + 1)
+                kept = keeper.take(done)
+                progress.add(len(order[i]), *team.step(done, order[i], seeds[i]))
+                keeper.keep(kept)                   # only now: this step has shown that the weights it began with are good
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
@@ -122,9 +133,9 @@ def parts(photos, size):
 class Progress:
     """What people see of the training: a bar on a terminal, elsewhere a line at the end of each epoch."""
 
-    def __init__(self, epochs, photos):
-        self.epochs, self.epoch, self.terminal = epochs, 0, sys.stderr.isatty()
-        self.bar = tqdm(total=epochs * photos, unit="photo", disable=not self.terminal,
+    def __init__(self, epochs, size):
+        self.epochs, self.size, self.epoch, self.terminal = epochs, size, 0, sys.stderr.isatty()
+        self.bar = tqdm(total=epochs * size, unit="photo", disable=not self.terminal,
                         bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
 
     def __enter__(self):
@@ -133,14 +144,24 @@ class Progress:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def start_epoch(self):
-        self.epoch += 1
+    def start_epoch(self, epoch):
+        self.epoch = epoch
         self.photos = self.loss = self.right = 0
+
+    def place(self):
+        """What `resume` needs to count on from here."""
+        return {"epoch": self.epoch, "photos": self.photos, "loss": self.loss, "right": self.right}
+
+    def resume(self, place):
+        self.epoch, self.photos, self.loss, self.right = (place[name] for name in ("epoch", "photos", "loss", "right"))
+        print(f"Resumed in epoch {self.epoch} of {self.epochs}, after {self.photos} of its {self.size} photos.", flush=True)
+        self.bar.initial = self.bar.n = (self.epoch - 1) * self.size + self.photos
 
     def add(self, photos, loss, right):
         """Counts a batch, with its sums of loss and right answers."""
-        if not math.isfinite(loss):
-            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss is no longer a number. {ADVICE}")
+        if not loss / photos < EXPLODED:
+            what = f"has exploded to {loss / photos:.3g}" if math.isfinite(loss) else "is no longer a number"
+            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss {what}. {ADVICE}")
         self.photos, self.loss, self.right = self.photos + photos, self.loss + loss, self.right + right
         self.bar.set_description_str(self.line(), refresh=False)
         self.bar.update(photos)

@@ -111,7 +111,7 @@ def test_six_classes_report_the_three_likeliest(tmp_path):
 def test_help_lists_the_exit_codes():
     result = scene("--help")
     assert result.returncode == 0
-    for line in ("0    done", "1    something unforeseen", "2    a mistake in the command", "3    training diverged", "130  stopped"):
+    for line in ("0    done", "1    something unforeseen", "2    a mistake in the command", "3    training diverged", "130  stopped by"):
         assert line in result.stdout
     for option in ("epochs", "batch-size", "learning-rate", "image-size", "loss", "seed", "device", "output", "load-model", "skip-bad"):
         assert f"--{option}" in result.stdout
@@ -276,8 +276,8 @@ def test_ctrl_c_ends_with_130(tmp_path):
         pass
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (130, "\nStopped.\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+    assert process.returncode == 130 and errors.startswith("\nStopped in epoch ") and errors.count("\n") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_FCNN", "test", "train"]
 
 
 def test_a_folder_where_the_model_belongs_is_found_before_training(data):

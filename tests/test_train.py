@@ -99,7 +99,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
 
 def test_progress_counts_photos_not_batches(capsys):
     with Progress(2, 4) as progress:
-        progress.start_epoch()
+        progress.start_epoch(1)
         progress.add(1, 4.0, 1)
         progress.add(3, 2.0, 1)
         progress.end_epoch()
@@ -121,7 +121,7 @@ def test_two_photos_are_enough():
 
 def test_divergence_is_noticed():
     pixels, labels = photos()
-    with pytest.raises(Diverged, match=r"Training diverged in epoch \d+: .* Try a smaller --learning-rate"):
+    with pytest.raises(Diverged, match=r"Training diverged in epoch \d+: the loss .* Try a smaller --learning-rate"):
         train(FCNN(3, 16), pixels, labels, Settings(epochs=20, learning_rate=1e30))
 
 

@@ -19,7 +19,7 @@ from scene.command import UserError, printable
 from scene.findings import table
 from scene.predict import Classifier
 
-IMAGE_SIZE = {"FCNN": 24, "CNN": 72}
+IMAGE_SIZE = {"FCNN": 24, "CNN": 80}
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -194,7 +194,7 @@ def parse(arguments):
     parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 40; CNN 12, more for few)")
     parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: FCNN 256, CNN 128)")
     parser.add_argument("--learning-rate", type=number(float, 1e-9), help="at its highest (default: FCNN 0.1, CNN 0.15)")
-    parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 24, CNN 72)")
+    parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 24, CNN 80)")
     parser.add_argument("--loss", choices=["cross-entropy", "mse"], help="what to make small (default: cross-entropy)")
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")

@@ -39,10 +39,10 @@ class FCNN(Network):
 class CNN(Network):
     """Convolutional and residual: the same small patterns are looked for everywhere, then patterns of patterns.
 
-    For a side of 72:      (N, 72, 72, 3)
-      4x4 convolution, every other pixel   -> (N, 36, 36, 32)
-      3x3 convolution, pool, residual      -> (N, 18, 18, 64)
-      3x3 convolution, pool, residual      -> (N, 9, 9, 128)
+    For a side of 80:      (N, 80, 80, 3)
+      4x4 convolution, every other pixel   -> (N, 40, 40, 32)
+      3x3 convolution, pool, residual      -> (N, 20, 20, 64)
+      3x3 convolution, pool, residual      -> (N, 10, 10, 128)
       mean over all pixels, linear         -> (N, K)
     Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a form of it.
     """
@@ -50,7 +50,7 @@ class CNN(Network):
     mode = "CNN"
     any_size = True                 # behind the mean no weight depends on the number of pixels
 
-    def __init__(self, classes, image_size=72, widths=(32, 64, 128)):
+    def __init__(self, classes, image_size=80, widths=(32, 64, 128)):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "widths": list(widths)}
         inputs = widths[0]

@@ -114,14 +114,14 @@ def say_reused(network, names):
 def size_at(t, network):
     """The side of training's crops when a share t of the training is done.
 
-    At last it is 8/9 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in it is shown
-    as large as in the whole photos that the network is asked about later. The first 30 % work on half of that, a quarter of the
+    At last it is 4/5 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in it is shown
+    about as large as in the whole photos that the network is asked about later. The first 30 % work on half of that, a quarter of the
     pixels: what takes long to learn, colours and layout, shows in small pictures too.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
     if not network.any_size:
         return network.image_size
-    side = network.image_size * 8 // 9 // 4 * 4
+    side = network.image_size * 4 // 5 // 4 * 4
     return max(8, side if t >= 0.3 else side // 2)
 
 

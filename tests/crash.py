@@ -27,6 +27,7 @@ class Job:
     def __init__(self, mode, *options):
         self.pid = os.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)        # in the background it would be ignored
             log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1), os.dup2(log, 2)
             try:

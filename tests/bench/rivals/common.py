@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from PIL import Image
 
 CLASSES = ["grass", "ocean", "road"]
-SIZE = 72                   # of the photos that the CNN takes
+SIZE = 80                   # of the photos that the CNN takes
 
 
 def fetch(key):

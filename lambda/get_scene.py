@@ -194,7 +194,8 @@ def handler(event, context):
     """Answers one event, as described above."""
     global COLD
     proxy = isinstance(event, dict) and isinstance(event.get("requestContext"), dict)
-    request_id = (proxy and event["requestContext"].get("requestId")) or context.aws_request_id
+    given = event["requestContext"].get("requestId") if proxy else None
+    request_id = given if given and isinstance(given, str) else context.aws_request_id
     status, answer, entry = endpoint.answer(body_of(event) if proxy else event, request_id, MODELS.find)
     endpoint.log(with_metrics(entry | {"cold": COLD, "function": context.function_name}))
     COLD = False

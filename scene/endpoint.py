@@ -23,6 +23,7 @@ from scene.models import MODES
 from scene.predict import Classifier
 
 MAX_REQUEST = 6_000_000     # bytes: Lambda takes no more than 6 MB, with some hundreds of them for its own words
+MOST_COMMAS = 10_000        # in a request: it needs two, and a million small values take forty times their length in memory
 WHITE_SPACE = b" \t\r\n"
 
 STATUS = {                  # every code, with its HTTP status
@@ -146,6 +147,8 @@ def parse(body):
 
     if len(body) > MAX_REQUEST:
         raise request_too_large()
+    if body.count(b",") > MOST_COMMAS:
+        raise Refusal("unknown_field", "There is far more in the body than two fields: send mode and imageBase64 only.")
     try:
         return json.loads(body.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:

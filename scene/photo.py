@@ -7,10 +7,12 @@ Next: findings.py
 """
 
 import os
+import re
 import stat
 import struct
 import warnings
 import zlib
+from collections import Counter
 from io import BytesIO
 from typing import NamedTuple
 
@@ -32,6 +34,15 @@ TURN = {                    # what sets a photo upright again; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Parts of a file take time and memory however few its pixels. Photos have a few dozen segments, about 10 scans, chunks of 8 KB.
+MOST_SEGMENTS, MOST_SCANS = 1000, 20
+LEAST_CHUNK = 200           # bytes, in the mean
+MOST_PACKED = 50            # of these chunks each can swell to a megabyte
+PACKED = b"iCCP", b"iTXt", b"zTXt"
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")        # of a JPEG's segments: others are part of the picture, padding, or skipped
+LONE_MARKERS = {0xc8, 0xd8, 0xd9, *range(0xf0, 0xfe)}       # behind these there is no length
+START_OF_SCAN, END = 0xda, 0xd9
 
 
 class PhotoError(ValueError):
@@ -90,6 +101,7 @@ def decode(data, size, limits=LOCAL):
     """
     check_bytes(len(data), limits)
     name = find_format(data, limits.formats)
+    check_parts(data, name)
     file, start = BytesIO(data), 0
     try:
         image = open_image(file, name)
@@ -167,21 +179,60 @@ def check_whole(data, name, start):
 
 
 def has_all_chunks(data):
-    """Whether a PNG is there up to its last chunk; raises PhotoError if a chunk belies its checksum.
+    """Whether a PNG is there up to its last chunk; raises PhotoError if a chunk belies its checksum."""
+    last = b""
+    for start, end in chunks(data):
+        if zlib.crc32(memoryview(data)[start:end]) != int.from_bytes(data[end:end + 4], "big"):
+            raise PhotoError("damaged: a checksum in the PNG is wrong")
+        last = data[start:start + 4]
+    return last == b"IEND"
+
+
+def chunks(data):
+    """Where kind and content of each chunk of a PNG start and end: of those that are there whole, up to the last.
 
     A chunk is the length of its content (4 bytes), its kind (4), its content, and the CRC-32 of kind and content (4).
     """
     start, kind = 8, b""
-    while kind != b"IEND":
-        if start + 8 > len(data):
-            return False
+    while kind != b"IEND" and start + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 8 + length
         if end + 4 > len(data):
-            return False
-        if zlib.crc32(memoryview(data)[start + 4:end]) != int.from_bytes(data[end:end + 4], "big"):
-            raise PhotoError("damaged: a checksum in the PNG is wrong")
+            return
+        yield start + 4, end
         start = end + 4
+
+
+def check_parts(data, name):
+    """Raises PhotoError if a JPEG or PNG is in more parts than any photo. Pillow goes through them all: seconds for a million segments,
+    for as many scans an hour."""
+    if name == "PNG":
+        kinds = Counter(data[start:start + 4] for start, _ in chunks(data))
+        too_many = kinds.total() > max(1000, len(data) / LEAST_CHUNK) or sum(kinds[kind] for kind in PACKED) > MOST_PACKED
+    else:
+        too_many = name == "JPEG" and has_too_many_segments(data)
+    if too_many:
+        raise PhotoError(f"damaged: the {name} is in too many parts")
+
+
+def has_too_many_segments(data):
+    """Whether a JPEG has too many segments, or scans: segments that go over the whole picture once.
+
+    A segment is FF and a byte, which says its kind, the length of what follows (2 bytes, counted), and its content. This must see
+    every scan that libjpeg sees, so it skips what libjpeg skips.
+    """
+    at, segments, scans = 2, 0, 0
+    while segments <= MOST_SEGMENTS and scans <= MOST_SCANS:
+        found = MARKER.search(data, at)
+        if not scans:                   # before the picture each stray byte takes time, too
+            segments += ((found.start() if found else len(data)) - at) // 100
+        if not found or scans and found[0][1] == END:
+            return segments > MOST_SEGMENTS
+        segments += 1
+        at = found.end()
+        if found[0][1] not in LONE_MARKERS:
+            scans += found[0][1] == START_OF_SCAN
+            at += max(2, int.from_bytes(data[at:at + 2], "big"))
     return True
 
 

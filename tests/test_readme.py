@@ -1,8 +1,11 @@
 """What README.md shows is true: its code runs, its tree is the tree."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 
 from scene.nn import activation
@@ -44,3 +47,11 @@ def test_the_tree_names_what_is_there_and_nothing_else():
 def test_the_pictures_are_there_and_small():
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / name).stat().st_size < 100_000
+
+
+def test_every_measurement_that_is_named_still_loads():
+    """They are run by hand, too late to notice that a name has gone."""
+    pytest.importorskip("moto", reason="needs pip install -e '.[cloud]'")
+    named = set(re.findall(r"python -m (tests\.bench\.\w+)", (ROOT / "tests/bench/README.md").read_text(encoding="utf-8")))
+    assert named == {f"tests.bench.{path.stem}" for path in (ROOT / "tests/bench").glob("*.py")} - {"tests.bench.__init__"}
+    subprocess.run([sys.executable, "-c", f"import {', '.join(sorted(named))}"], cwd=ROOT, check=True)

@@ -13,6 +13,7 @@ import os
 import re
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from scene.models import CNN, FCNN
 from scene.nn.loss import CrossEntropy
 from scene.optim import SGD
 from scene.parallel import Team
-from scene.train import SHARD, parts
+from scene.train import parts
 from tests.test_models import original_fcnn
 from tests.twins import twin
 
@@ -43,7 +44,7 @@ def ours(network, pixels, labels):
     return step
 
 
-def ours_on_all_cores(network, pixels, labels):
+def ours_on_all_cores(network, pixels, labels, shard):
     """A step by hand, as scene.train does it: the batch cut into shards, a process for each core. Returns the step and the team."""
     loss = CrossEntropy(SMOOTHING)
 
@@ -53,7 +54,7 @@ def ours_on_all_cores(network, pixels, labels):
         network.backward(loss.backward())
         return value * len(photos), (z.argmax(1) == labels[photos]).sum()
 
-    shards = parts(len(labels), SHARD)
+    shards = parts(len(labels), shard)
     team = Team(network, learn, shards)
     optimizer, batch, seeds = SGD(network), torch.arange(len(labels)), torch.arange(shards)
 
@@ -109,7 +110,7 @@ def start(network):
 
 def make_batch(name):
     """Pixels and labels for a network of NETWORKS, the same each time."""
-    _, batch, size = NETWORKS[name]
+    _, batch, size, _ = NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, size, size, 3), generator=generator).float()
     return pixels, torch.randint(5, (batch,), generator=generator)
@@ -117,13 +118,13 @@ def make_batch(name):
 
 def compare(name):
     """Checks that both learn alike, then prints times and memory."""
-    make, batch = NETWORKS[name][0], make_batch(name)
+    make, batch, shard = NETWORKS[name][0], make_batch(name), NETWORKS[name][3]
     torch.set_num_threads(1)
     steps = [ours(start(make()), *batch), *(theirs(start(make()), *batch, fused) for fused in (False, True))]
     difference = max(max(values) - min(values) for values in ([step() for step in steps] for _ in range(20)))
     assert difference < 1e-4, f"{name}: losses differ by {difference}"
     race(name, "1 core", steps)
-    step, team = ours_on_all_cores(start(make()), *batch)
+    step, team = ours_on_all_cores(start(make()), *batch, shard)
     with team:
         steps = [with_threads(1, step), *(with_threads(cores(), other) for other in steps[1:])]
         for each in steps:
@@ -138,8 +139,8 @@ def weigh(name, count, where):
     spawn = multiprocessing.get_context("spawn")
     megabytes = []
     for side in "ours", "theirs":
-        with spawn.Pool(1) as pool:
-            megabytes.append(pool.apply(memory, (name, side, count)))
+        with ProcessPoolExecutor(1, spawn) as pool:         # not a Pool: its processes may have none of their own
+            megabytes.append(pool.submit(memory, name, side, count).result())
     mine, other = megabytes
     print(f"{name:14} {where:7}  ours {mine:7.1f} MB   torch.nn {other:7.1f} MB   memory ratio {mine / other:.2f}", flush=True)
 
@@ -151,7 +152,7 @@ def memory(name, side, count):
     before = resident("VmRSS", "status") if count == 1 else resident("Pss", "smaps_rollup")
     Path("/proc/self/clear_refs").write_text("5")           # VmHWM, the peak, starts anew
     if side == "ours" and count > 1:
-        step, team = ours_on_all_cores(start(make()), *batch)
+        step, team = ours_on_all_cores(start(make()), *batch, NETWORKS[name][3])
         team.__enter__()
     else:
         step = ours(start(make()), *batch) if side == "ours" else theirs(start(make()), *batch, fused=True)
@@ -168,10 +169,10 @@ def resident(what, file, process="self"):
     return int(re.search(rf"^{what}:\s*(\d+) kB", Path(f"/proc/{process}/{file}").read_text(), re.MULTILINE)[1]) / 1000
 
 
-NETWORKS = {                                                # name: (network, photos in a batch, their side)
-    "original FCNN": (original_fcnn, 32, 32),
-    "FCNN": (lambda: FCNN(5, dropout=0), 64, 32),
-    "CNN": (lambda: CNN(5), 64, 64),
+NETWORKS = {                                                # name: (network, photos in a batch, their side, photos in a shard)
+    "original FCNN": (original_fcnn, 32, 32, 32),
+    "FCNN": (lambda: FCNN(5, dropout=0), 256, 24, 128),
+    "CNN": (lambda: CNN(5), 128, 64, 32),
 }
 
 if __name__ == "__main__":

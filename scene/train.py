@@ -45,7 +45,7 @@ def defaults(mode, photos):
     puts it, so its crops stay close to the whole photo.
     """
     if mode == "FCNN":
-        return {"epochs": 40, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
+        return {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
     return {"epochs": round(12 * (9000 / photos) ** 0.25), "learning_rate": 0.15}
 
 

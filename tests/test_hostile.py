@@ -50,7 +50,8 @@ class Endpoint:
         for mode, path in PRETRAINED.items():
             s3.upload_file(path, "models", f"model_{mode}")
         environment = {"SCENE_BUCKET": "models", "AWS_ENDPOINT_URL_S3": url, "PYTHONDONTWRITEBYTECODE": "1",
-                       "OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "1000000"}       # as in cloudformation/template.yaml
+                       "OPENBLAS_NUM_THREADS": "1",                 # these three as in cloudformation/template.yaml
+                       "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "16777216"}
         path = [ROOT / "tests", ROOT, sysconfig.get_path("purelib")]
         self.log = folder / "log"
         self.function = Function(sys.executable, ROOT / "lambda", path, environment, self.log, "watched.handler")

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import platform
 import re
 import shutil
 import signal
@@ -354,3 +355,28 @@ def test_it_ends_at_once_and_cleanly(how, code, said, paths, tmp_path):
         assert server.ask()[0] == 200
         assert server.stop(how) == code
     assert server.errors.read_text() == said
+
+
+KEPT = """
+import sys
+from scene.serve import tune_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if sys.argv[1] == "tuned":
+    tune_memory()
+large = bytearray(20_000_000)       # glibc learns from it that such blocks are usual
+del large
+large = bytearray(20_000_000)
+small = [bytes(1000) for _ in range(1000)]
+before = resident()
+del large
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_what_a_large_photo_took_is_given_back():
+    freed = [int(subprocess.check_output([sys.executable, "-c", KEPT, how])) for how in ("tuned", "as it is")]
+    assert freed[0] > 19_000_000 > freed[1]

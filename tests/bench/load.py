@@ -23,7 +23,7 @@ from pathlib import Path  # noqa: E402
 
 from PIL import Image  # noqa: E402
 
-from scene import endpoint  # noqa: E402
+from scene import endpoint, serve  # noqa: E402
 
 CLIENTS, WARM = 4, 300
 
@@ -38,7 +38,8 @@ def request(mode):
 
 
 def warm(model, body):
-    """Prints the median milliseconds of the parts of a request."""
+    """Prints the median milliseconds of the parts of a request, with memory kept as in scene.serve and in the stack."""
+    serve.tune_memory()
     parts = [endpoint.answer(body, "bench", lambda mode: model)[2]["milliseconds"] for _ in range(WARM)][10:]
     print(f"Warm, median of {len(parts)}: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.2f} ms" for name in parts[0]))
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from scene import modelfile, photo
 from scene.predict import PRETRAINED, Classifier
+from scene.serve import tune_memory
 from tests.twins import twin
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ def say(name, times, ratio=""):
 
 def main(rounds):
     torch.set_num_threads(1)
+    tune_memory()                                           # all sides gain from it
     data, picture = Path(PRETRAINED["CNN"]).read_bytes(), make_photo()
     sides = {"NumPy": ours(data, "numpy"), "torch": ours(data, "torch")}
     sides["torch.nn"], sides["onnxruntime"] = theirs(data)

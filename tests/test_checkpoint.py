@@ -161,7 +161,8 @@ def folders(tmp_path):
 def start(folder, *options):
     """The main job, begun and running its third epoch."""
     command = [sys.executable, "-m", "scene.main", *OPTIONS, *options]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))     # under nohup it would be ignored
     while not process.stdout.readline().startswith("epoch 3"):
         assert process.poll() is None
     return process

@@ -217,7 +217,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def tune_memory():
-    """Blocks over 4 MB, as large photos take, go back to the system when they are freed; up to 16 MB of smaller ones stay.
+    """Blocks over 4 MB, as large photos take, go back to the system when they are freed; up to 4 MB of smaller ones stay.
 
     glibc left to itself gives back what every prediction needs again, which doubles its time, and keeps what one large photo needed.
     """
@@ -225,7 +225,7 @@ def tune_memory():
     with suppress(AttributeError, OSError, TypeError):              # another C library, which has its own ways
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, 4 << 20)
-        mallopt(trim_threshold, 16 << 20)
+        mallopt(trim_threshold, 4 << 20)
         mallopt(arena_max, 1)                                       # threads share
 
 

@@ -51,7 +51,7 @@ class Endpoint:
             s3.upload_file(path, "models", f"model_{mode}")
         environment = {"SCENE_BUCKET": "models", "AWS_ENDPOINT_URL_S3": url, "PYTHONDONTWRITEBYTECODE": "1",
                        "OPENBLAS_NUM_THREADS": "1",                 # these three as in cloudformation/template.yaml
-                       "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+                       "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}
         path = [ROOT / "tests", ROOT, sysconfig.get_path("purelib")]
         self.log = folder / "log"
         self.function = Function(sys.executable, ROOT / "lambda", path, environment, self.log, "watched.handler")

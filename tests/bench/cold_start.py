@@ -75,7 +75,7 @@ def serve_s3(folder):
     for path in folder.iterdir():
         client.upload_file(str(path), "models", path.name)
     return server, {"SCENE_BUCKET": "models", "AWS_ENDPOINT_URL_S3": url, "OMP_NUM_THREADS": "1",
-                    "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "16777216"}      # as in cloudformation/template.yaml
+                    "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}      # as in cloudformation/template.yaml
 
 
 def start(function, event):

@@ -139,10 +139,10 @@ def work_steadily(server, seconds):
             time.sleep(1)
         for each in clients:
             each.result()
-    minute = min(60, len(memory) // 2)
-    early, late = (statistics.median(part) for part in (memory[minute:minute + 10], memory[-11:-1]))
+    minute = min(60, len(memory) // 3)
+    early, late = (statistics.median(part) for part in (memory[minute:2 * minute], memory[-minute - 1:-1]))
     print(f"{len(times)} requests, {RATE}/s for {seconds} s on {CLIENTS} connections: {dict(sorted(statuses.items(), key=str))}; "
-          f"{in_words(sorted(times))}; memory {early:.1f} MB after {minute} s, {late:.1f} MB at the end ({late / early - 1:+.1%}), "
+          f"{in_words(sorted(times))}; memory {early:.1f} MB in the second {minute} s, {late:.1f} MB in the last ({late / early - 1:+.1%}), "
           f"at most {max(memory):.0f} MB", flush=True)
     assert set(statuses) <= {200, 400, 413} and abs(late / early - 1) < 0.05
 

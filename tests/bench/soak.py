@@ -142,8 +142,8 @@ def work_steadily(server, seconds):
     minute = min(60, len(memory) // 3)
     early, late = (statistics.median(part) for part in (memory[minute:2 * minute], memory[-minute - 1:-1]))
     print(f"{len(times)} requests, {RATE}/s for {seconds} s on {CLIENTS} connections: {dict(sorted(statuses.items(), key=str))}; "
-          f"{in_words(sorted(times))}; memory {early:.1f} MB in the second {minute} s, {late:.1f} MB in the last ({late / early - 1:+.1%}), "
-          f"at most {max(memory):.0f} MB", flush=True)
+          f"{in_words(sorted(times))}; memory {early:.1f} MB in the second {minute} s, {late:.1f} MB in the last "
+          f"({late / early - 1:+.1%}), at most {max(memory):.0f} MB", flush=True)
     assert set(statuses) <= {200, 400, 413} and abs(late / early - 1) < 0.05
 
 

@@ -229,7 +229,7 @@ def misbehave(server, how, patience):
         client.close()
     print(f"20 clients, {how}: {max(busy)} threads for {took:.1f} s (time-out {patience} s); another client waited {1000 * other:.0f} ms",
           flush=True)
-    assert max(busy) <= 20 and took < patience + 2
+    assert max(busy) <= 21 and took < patience + 2          # the thread of the other client may still be there
 
 
 def threads(server):

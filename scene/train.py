@@ -38,15 +38,17 @@ class Settings:
     decay: float = 5e-4
 
 
-def defaults(mode, photos):
-    """Settings that depend on the mode and the number of photos.
+def defaults(mode, photos, trained=False):
+    """Settings that depend on the mode, the number of photos, and whether the network has been trained before.
 
     Sixteen times fewer photos are each seen twice as often. A fully connected network has to learn a thing anew wherever a crop
-    puts it, so its crops stay close to the whole photo.
+    puts it, so its crops stay close to the whole photo. Steps as large as those of a start from nothing would undo what is learned.
     """
     if mode == "FCNN":
-        return {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
-    return {"epochs": round(12 * (9000 / photos) ** 0.25), "learning_rate": 0.15}
+        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
+    else:
+        settings = {"epochs": round(12 * (9000 / photos) ** 0.25), "learning_rate": 0.15}
+    return settings | ({"learning_rate": settings["learning_rate"] / 5} if trained else {})
 
 
 class Diverged(UserError):

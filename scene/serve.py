@@ -219,7 +219,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 def tune_memory():
     """Blocks over 4 MB, as large photos take, go back to the system when they are freed; up to 4 MB of smaller ones stay.
 
-    glibc left to itself gives back what every prediction needs again, which doubles its time, and keeps what one large photo needed.
+    glibc left to itself raises both limits after the first large photo, and keeps what that took.
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8          # numbers of <malloc.h>
     with suppress(AttributeError, OSError, TypeError):              # another C library, which has its own ways

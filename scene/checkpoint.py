@@ -70,10 +70,12 @@ class Checkpoint:
         return about["place"], arrays
 
     def restore(self, network):
-        """Gives a network the parameters and statistics that were written last; those it has if nothing was."""
-        if found := self.load():
+        """Gives a network the parameters and statistics that were written last; returns whether any were."""
+        found = self.load()
+        if found:
             for vector, name in (network.params, "parameters"), (network.state, "statistics"):
                 vector[...] = adopt(found[1][name], vector)
+        return bool(found)
 
     def remove(self):
         """Deletes it, if there is one. Raises OSError."""

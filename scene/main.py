@@ -166,7 +166,8 @@ def train_and_save(photos, teacher, options, output):
     try:
         train(network, pixels, labels, settings, teacher, checkpoint)
     except Diverged as error:
-        checkpoint.restore(network)
+        if not checkpoint.restore(network):         # somebody has deleted it
+            raise
         modelfile.save(output.diverged, network, card)
         checkpoint.remove()
         raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model like any other.") from error

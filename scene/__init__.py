@@ -4,5 +4,3 @@ Read in this order:  command, photo, findings, folder: from files to pixels.  nn
 optim, checkpoint, train, parallel: how they learn.  metrics, modelfile, predict: how good they are, how they are kept, how they are
 used.  endpoint, serve: how others ask them.  main: all of it.
 """
-
-__version__ = "1.0"

@@ -16,12 +16,12 @@ from importlib.metadata import version
 import numpy as np
 import safetensors.numpy
 
-import scene
 from scene import modelfile
 from scene.command import Stopped, UserError, printable
 from scene.nn.arrays import adopt, as_numpy
 
-PAUSE = 30      # seconds between two saves: what a power cut may cost
+VERSION = "1.1"     # of Scene. It stands here and not in __init__.py, which a folder called scene where the command runs would hide
+PAUSE = 30          # seconds between two saves: what a power cut may cost
 
 
 class CheckpointError(UserError):
@@ -134,7 +134,7 @@ def compare(then, now):
 
 def describe(network, photos, settings, teacher=None):
     """All that the weights of a training depend on, {what: value}. Photos are told apart by the SHA-256 of their pixels."""
-    run = {"Scene": scene.__version__, "torch": version("torch"), "mode": network.mode}
+    run = {"Scene": VERSION, "torch": version("torch"), "mode": network.mode}
     run |= {name.replace("_", " "): value for name, value in (network.architecture | vars(settings)).items()}
     run["start from"] = fingerprint(teacher.params, teacher.state) if teacher else "none"
     for k, name in enumerate(photos.classes):

@@ -41,8 +41,8 @@ class CNN(Network):
 
     For a side of 80:      (N, 80, 80, 3)
       4x4 convolution, every other pixel   -> (N, 40, 40, 32)
-      3x3 convolution, pool, residual      -> (N, 20, 20, 64)
-      3x3 convolution, pool, residual      -> (N, 10, 10, 128)
+      pool, 3x3 convolution, residual      -> (N, 20, 20, 64)
+      pool, 3x3 convolution, residual      -> (N, 10, 10, 128)
       mean over all pixels, linear         -> (N, K)
     Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a form of it.
     """
@@ -62,8 +62,8 @@ class CNN(Network):
 
 
 def halve(inputs, outputs):
-    """More channels on half the height and width. Pooling first leaves the norm and the bend a quarter of the work."""
-    return [WinogradConv2d(inputs, outputs, bias=False), MaxPool2d(2), BatchNorm(outputs), ReLU()]
+    """More channels on half the height and width. Pooling first leaves the convolution a quarter of the work."""
+    return [MaxPool2d(2), WinogradConv2d(inputs, outputs, bias=False), BatchNorm(outputs), ReLU()]
 
 
 def residual(channels):

@@ -122,11 +122,11 @@ def cosine(t):
     return (1 + math.cos(math.pi * t)) / 2
 
 
-def one_cycle(t, warm_up=0.25):
-    """Up from 1/25 to 1 while t < warm_up, then down to 0, both along half a cosine.
+def one_cycle(t, warm_up=0.1):
+    """Up from 1/25 to 1 while t < warm_up, then down to 0, both in a straight line.
 
-    Source: Smith, Topin, Super-Convergence (2017), §3, with cosines in place of straight lines.
+    Source: Smith, Topin, Super-Convergence (2017), §3, with a shorter way up.
     """
     if t < warm_up:
-        return 1 - (1 - 1 / 25) * cosine(t / warm_up)
-    return cosine((t - warm_up) / (1 - warm_up))
+        return 1 / 25 + 24 / 25 * t / warm_up
+    return (1 - t) / (1 - warm_up)

@@ -83,9 +83,10 @@ def kills(count):
                 code = job.wait(0.0001)
             if code is None:
                 time.sleep(random.uniform(0, 0.01) * (runs % 2))
-                assert job.end(signal.SIGKILL) == -signal.SIGKILL
+                code = job.end(signal.SIGKILL)
+            if code == -signal.SIGKILL:
                 inside += bool(list(Path().glob(f"*.{job.pid}.part")))         # it was written, and not yet in its place
-            else:
+            else:                                                               # it came to its end, if only just
                 assert code == 0 and model("FCNN") == true, Path("log").read_text()
                 finished += 1
             if said := Path("log").read_text():

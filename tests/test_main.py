@@ -58,6 +58,13 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert lines[-1].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")
 
 
+def test_a_folder_called_scene_is_not_in_the_way(data):
+    """As there is next to a clone."""
+    (data / "scene").mkdir()
+    result = scene("train", "test", "FCNN", "--epochs", 1, cwd=data)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--epochs", 3, "--batch-size", 4, "--learning-rate", 0.01, "--image-size", 16, "--loss", "mse", "--seed", 7]
     result = scene("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)

@@ -98,5 +98,5 @@ def test_cosine_is_that_of_torch(t):
 
 def test_one_cycle_rises_then_falls():
     rates = [one_cycle(i / 1000) for i in range(1001)]
-    assert rates[0] == pytest.approx(1 / 25) and rates[250] == 1 and rates[1000] == 0
-    assert rates[:251] == sorted(rates[:251]) and rates[250:] == sorted(rates[250:], reverse=True)
+    assert rates[0] == pytest.approx(1 / 25) and rates[100] == 1 and rates[1000] == 0
+    assert rates[:101] == sorted(rates[:101]) and rates[100:] == sorted(rates[100:], reverse=True)

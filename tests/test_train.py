@@ -18,7 +18,7 @@ from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
-from scene.train import Diverged, Progress, Settings, parts, train
+from scene.train import Diverged, Progress, Settings, defaults, parts, train
 
 
 def photos(n=70, size=16, classes=3):
@@ -92,7 +92,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
-    assert sizes == [16] * 3 + [32] * 7
+    assert sizes == [16] * 4 + [32] * 6
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 5
 
@@ -252,3 +252,11 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_few_photos_are_seen_more_often_in_larger_steps():
+    assert defaults("CNN", 9000) == {"epochs": 18, "learning_rate": 0.06}
+    assert defaults("CNN", 9000 / 16) == {"epochs": 36, "learning_rate": 0.12}
+    assert defaults("CNN", 60)["learning_rate"] == 0.15
+    for mode in "CNN", "FCNN":
+        assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)

@@ -47,8 +47,15 @@ class Layer:
     def backward(self, dy):
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
-    def freeze(self):
-        """Works out once what evaluation needs of the weights. They must not change any more, unless placed anew."""
+    def freeze(self, before=None):
+        """Works out once what evaluation needs of the weights. They must not change any more, unless placed anew.
+
+        before: the layer whose output goes to this one and nowhere else, if there is one.
+        """
+
+    def absorb(self, scale, shift):
+        """Makes a frozen layer's output scale · y + shift, both (C,), if its own weights can do that: then True."""
+        return False
 
     def walk(self, name=""):
         """Every simple layer in here, with its name: ("3.body.0.", layer), … A layer made of layers walks through them."""
@@ -79,6 +86,11 @@ class Sequential(Layer):
                 break
         return dy
 
+    def freeze(self, before=None):
+        for layer in self.layers:
+            layer.freeze(before)
+            before = layer
+
     def walk(self, name=""):
         for i, layer in enumerate(self.layers):
             yield from layer.walk(f"{name}{i}.")
@@ -106,6 +118,11 @@ class Residual(Layer):
         dx = self.body.backward(dy)
         ds = dy if self.shortcut is None else self.shortcut.backward(dy)
         return None if dx is None or ds is None else dx + ds
+
+    def freeze(self, before=None):
+        for path in (self.body, self.shortcut):
+            if path is not None:
+                path.freeze()               # without `before`, whose output goes both ways
 
     def walk(self, name=""):
         yield from self.body.walk(name + "body.")
@@ -173,10 +190,6 @@ class Network(Sequential):
             layer.generator = generator
         params = vector(self.size, self.parameter_slots)
         return self.place(params, vector(self.state_size, self.statistic_slots), torch.zeros_like(params))
-
-    def freeze(self):
-        for _, layer in self.walk():
-            layer.freeze()
 
     def reuse(self, other):
         """Takes over what another network has learned: every array of the same name and shape, but for the last layer's.

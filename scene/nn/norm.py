@@ -27,6 +27,8 @@ class BatchNorm(Layer):
         if training:
             return self.forward_batch(x.reshape(-1, self.channels)).reshape(x.shape)
         scale, shift = self.frozen or self.scale_and_shift()
+        if scale is None:                   # the convolution before has done it
+            return x
         y = x * scale
         y += shift
         return y
@@ -36,8 +38,10 @@ class BatchNorm(Layer):
         scale = self.w / library(self.w).sqrt(self.var + self.epsilon)
         return scale, self.b - self.mean * scale
 
-    def freeze(self):
-        self.frozen = self.scale_and_shift()
+    def freeze(self, before=None):
+        """Evaluation is linear, so a convolution before it can do it with weights and a bias of its own."""
+        scale, shift = self.scale_and_shift()
+        self.frozen = (None, None) if before is not None and before.absorb(scale, shift) else (scale, shift)
 
     def forward_batch(self, rows):
         """Training: with the mean and variance of the batch, rows (M, C), which also move the running averages."""

@@ -24,7 +24,7 @@ from scene.nn.conv import Conv2d
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
+TILE_NUMBERS = 1 << 18      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
 
 
 class WinogradConv2d(Conv2d):
@@ -43,17 +43,18 @@ class WinogradConv2d(Conv2d):
         self.expect(x, None, None, None, self.inputs)
         b, _, a = matrices(x)
         y = empty((*x.shape[:3], self.outputs), x)
-        u = self.kernels() if training or self.frozen is None else self.frozen
+        u, bias = self.weights(training)
         if training:
             self.x_shape, self.u, self.v = x.shape, u, []
         for part in self.parts(x):
             v = (b @ tiles(x[part]).reshape(36, -1)).reshape(36, -1, self.inputs)   # -> (36, T, C)
             m = v @ u                                                               # (36, T, C) @ (36, C, O) -> (36, T, O)
-            put_outputs(a @ m.reshape(36, -1), y[part])                             # (16, 36) @ (36, T·O) -> (16, T·O)
+            tile = a @ m.reshape(36, -1)                                            # (16, 36) @ (36, T·O) -> (16, T·O)
+            if bias is not None:
+                tile.reshape(-1, self.outputs)[...] += bias
+            put_outputs(tile, y[part])
             if training:
                 self.v.append(v)
-        if "b" in self.parameters:
-            y += self.b
         return y
 
     def backward(self, dy):
@@ -72,14 +73,19 @@ class WinogradConv2d(Conv2d):
             library(dy).sum(dy, (0, 1, 2), out=self.db)
         return dx
 
-    def kernels(self):
-        """U, the weights transformed: (O, 3, 3, C) -> (36, C, O)."""
-        _, g, _ = matrices(self.w)
-        w = library(self.w).moveaxis(self.w, 0, 3).reshape(9, -1)                   # (O, 3, 3, C) -> (9, C·O)
-        return (g @ w).reshape(36, self.inputs, self.outputs)
+    def weights(self, training=False):
+        """U, the weights transformed: (O, 3, 3, C) -> (36, C, O), and the bias."""
+        if self.frozen is not None and not training:
+            return self.frozen
+        w, bias = super().weights(training=True)
+        _, g, _ = matrices(w)
+        w = library(w).moveaxis(w, 0, 3).reshape(9, -1)                             # (O, 3, 3, C) -> (9, C·O)
+        return (g @ w).reshape(36, self.inputs, self.outputs), bias
 
-    def freeze(self):
-        self.frozen = self.kernels()
+    def absorb(self, scale, shift):
+        u, bias = self.frozen
+        self.frozen = u * scale, shift if bias is None else bias * scale + shift
+        return True
 
     def parts(self, y):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""

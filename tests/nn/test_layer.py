@@ -127,8 +127,32 @@ def test_a_frozen_network_predicts_the_same_until_it_is_placed_anew():
     network.state.uniform_(0.5, 2)
     y = network.forward(x)
     network.freeze()
-    assert torch.equal(network.forward(x), y)
+    torch.testing.assert_close(network.forward(x), y)       # up to rounding: the norm is in the convolution's weights now
+    y = network.forward(x)
     network.params.mul_(2)
     assert torch.equal(network.forward(x), y)               # that is what frozen means
     network.place(network.params, network.state)
     assert not torch.allclose(network.forward(x), y)
+
+
+@pytest.mark.parametrize("layer", [Conv2d(2, 3, 3, padding=1), Conv2d(2, 3, 3, padding=1, bias=False),
+                                   WinogradConv2d(2, 3), WinogradConv2d(2, 3, bias=False)])
+def test_a_frozen_convolution_does_the_norm_behind_it(layer):
+    network = Network(layer, BatchNorm(3)).start(torch.Generator().manual_seed(0))
+    network.params.normal_(generator=torch.Generator().manual_seed(1))
+    network.state.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, 5, 6, 2)
+    y = network.forward(x)
+    network.freeze()
+    torch.testing.assert_close(network.forward(x), y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.forward(x), y, rtol=1e-4, atol=1e-4)       # all of it: the norm has nothing left to do
+
+
+def test_a_norm_at_the_start_of_a_detour_stays_where_it_is():
+    conv = Conv2d(2, 2, 3, padding=1)
+    network = Network(conv, Residual(Sequential(BatchNorm(2)))).start(torch.Generator().manual_seed(0))
+    network.state.uniform_(0.5, 2)
+    x = torch.randn(2, 5, 6, 2)
+    y = network.forward(x)
+    network.freeze()
+    torch.testing.assert_close(network.forward(x), y)       # the short cut takes the convolution's output too

@@ -41,9 +41,11 @@ class CNN(Network):
 
     For a side of 80:      (N, 80, 80, 3)
       4x4 convolution, every other pixel   -> (N, 40, 40, 32)
-      pool, 3x3 convolution, residual      -> (N, 20, 20, 64)
+      pool                                 -> (N, 20, 20, 32)
+      3x3 convolution, residual            -> (N, 20, 20, 64)
       pool, 3x3 convolution, residual      -> (N, 10, 10, 128)
       mean over all pixels, linear         -> (N, K)
+    Each pool stands where it leaves the most work out: the first before norm and bend, the second before the convolution.
     Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a form of it.
     """
 
@@ -54,16 +56,13 @@ class CNN(Network):
         self.image_size = image_size
         self.architecture = {"image_size": image_size, "widths": list(widths)}
         inputs = widths[0]
-        layers = [Normalize(), Conv2d(3, inputs, 4, stride=2, padding=1, bias=False), BatchNorm(inputs), ReLU()]
-        for outputs in widths[1:]:
-            layers += [*halve(inputs, outputs), *residual(outputs)]
+        layers = [Normalize(), Conv2d(3, inputs, 4, stride=2, padding=1, bias=False), MaxPool2d(2), BatchNorm(inputs), ReLU()]
+        for i, outputs in enumerate(widths[1:]):
+            if i:
+                layers.append(MaxPool2d(2))
+            layers += [WinogradConv2d(inputs, outputs, bias=False), BatchNorm(outputs), ReLU(), *residual(outputs)]
             inputs = outputs
         super().__init__(*layers, GlobalAveragePool(), Linear(inputs, classes))
-
-
-def halve(inputs, outputs):
-    """More channels on half the height and width. Pooling first leaves the convolution a quarter of the work."""
-    return [MaxPool2d(2), WinogradConv2d(inputs, outputs, bias=False), BatchNorm(outputs), ReLU()]
 
 
 def residual(channels):

@@ -14,6 +14,7 @@ from scene.augment import augment
 from scene.checkpoint import Keeper
 from scene.command import UserError, postponed
 from scene.nn.loss import CrossEntropy, MeanSquaredError
+from scene.nn.norm import BatchNorm
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
 
@@ -104,6 +105,8 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
+    if network.any_size:
+        recalibrate(network, pixels, settings.shard)
     if not network.forward(pixels[:1]).isfinite().all():
         raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
 
@@ -118,15 +121,34 @@ def say_reused(network, names):
 def size_at(t, network):
     """The side of training's crops when a share t of the training is done.
 
-    At last it is 4/5 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in it is shown
-    about as large as in the whole photos that the network is asked about later. The first 40 % work on half of that, a quarter of the
-    pixels: what takes long to learn, colours and layout, shows in small pictures too.
+    Mostly it is 4/5 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in it is shown
+    about as large as in the whole photos that the network is asked about later. The first half works on half of that, a quarter of the
+    pixels: what takes long to learn, colours and layout, shows in small pictures too. The last tenth works on images as large as
+    whole photos, to grow used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
-    if not network.any_size:
-        return network.image_size
-    side = network.image_size * 4 // 5 // 4 * 4
-    return max(8, side if t >= 0.4 else side // 2)
+    whole = network.image_size
+    if not network.any_size or t >= 0.9:
+        return whole
+    side = whole * 4 // 5 // 4 * 4
+    return max(8, side if t >= 0.5 else side // 2)
+
+
+def recalibrate(network, pixels, size, most=32):
+    """Measures the norms' means and variances anew: on whole photos and with the final weights, in batches of about this size.
+
+    Training's running averages are of crops that are smaller than the whole photos which the network is asked about. Whole photos
+    shown as large have other statistics, and a norm that does not know them shifts everything behind it.
+    Source: Wu, Johnson, Rethinking "Batch" in BatchNorm (2021), §3; Touvron et al., as above, §4.
+    """
+    norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
+    momentum, batches = norms[0].momentum, parts(len(pixels), size)
+    for i in range(min(batches, most)):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)                             # so the running averages become plain means over these batches
+        network.forward(pixels[i::batches], training=True)          # photos lie class by class: this takes some of each
+    for norm in norms:
+        norm.momentum = momentum
 
 
 def parts(photos, size):

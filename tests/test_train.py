@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from scene.augment import augment
 from scene.models import CNN, FCNN
-from scene.nn.layer import Network
+from scene.nn.layer import Network, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
-from scene.train import Diverged, Progress, Settings, defaults, parts, train
+from scene.train import Diverged, Progress, Settings, defaults, parts, recalibrate, train
 
 
 def photos(n=70, size=16, classes=3):
@@ -92,7 +92,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
-    assert sizes == [16] * 4 + [32] * 6
+    assert sizes == [16] * 5 + [32] * 4 + [40]
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 5
 
@@ -260,3 +260,24 @@ def test_few_photos_are_seen_more_often_in_larger_steps():
     assert defaults("CNN", 60)["learning_rate"] == 0.15
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
+
+
+def test_a_trained_cnn_knows_the_statistics_of_whole_photos():
+    pixels, labels = photos(n=24)
+    network = CNN(3, 16)
+    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=8, shard=8))
+    *before, norm = network.layers[:4]
+    rows = Sequential(*before).forward(pixels).reshape(-1, 32)
+    torch.testing.assert_close(norm.mean, rows.mean(0))
+    assert norm.momentum == 0.1
+    state = network.state.clone()
+    recalibrate(network, pixels, 8)
+    torch.testing.assert_close(network.state, state)            # which depends on the photos and weights alone
+
+
+def test_many_photos_are_not_all_needed_for_the_statistics():
+    network = CNN(3, 8).start(torch.Generator().manual_seed(0))
+    seen = []
+    network.layers[0].forward = lambda x, training=False: seen.append(x) or x.float()
+    recalibrate(network, torch.arange(10).to(torch.uint8)[:, None, None, None].expand(10, 8, 8, 3), 2, most=3)
+    assert [x[:, 0, 0, 0].tolist() for x in seen] == [[0, 5], [1, 6], [2, 7]]

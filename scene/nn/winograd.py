@@ -18,7 +18,7 @@ Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin, Gray, Fas
 Next: pool.py
 """
 
-from scene.nn.arrays import empty, library, zeros
+from scene.nn.arrays import empty, library, windows, zeros
 from scene.nn.conv import Conv2d
 
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
@@ -111,43 +111,30 @@ def count(length):
     return -(-length // 4)
 
 
-def overlaps():
-    """A tile of 6 spans a block of 4 and the first 2 of the next: (pixels of the tile, blocks, pixels of the block), by pairs."""
-    whole, rest = (slice(0, 4), slice(None, -1), slice(0, 4)), (slice(4, 6), slice(1, None), slice(0, 2))
-    return [(v, h) for v in (whole, rest) for h in (whole, rest)]
-
-
-def blocks(n, h, w, c, like):
-    """Zeroed blocks of 4x4 pixels that cover an image of h x w with a border of 1: (n, rows + 1, 4, columns + 1, 4, c)."""
-    return zeros((n, count(h) + 1, 4, count(w) + 1, 4, c), like)
-
-
-def inside(block, h, w):
-    """The image within its blocks: a view of (n, h, w, c)."""
-    n, rows, _, columns, _, c = block.shape
-    return block.reshape(n, 4 * rows, 4 * columns, c)[:, 1:h + 1, 1:w + 1]
-
-
 def tiles(x):
-    """The overlapping tiles of x with a border of zeros: (n, h, w, c) -> (6, 6, n, rows, columns, c)."""
+    """The overlapping tiles of x with a border of zeros: a view, (n, h, w, c) -> (6, 6, n, rows, columns, c)."""
     n, h, w, c = x.shape
-    block = blocks(n, h, w, c, x)
-    inside(block, h, w)[...] = x
-    d = empty((6, 6, n, count(h), count(w), c), x)
-    by_image = library(x).moveaxis(d, (0, 1), (2, 4))                   # a view: (n, rows, 6, columns, 6, c)
-    for (tv, bv, pv), (th, bh, ph) in overlaps():
-        by_image[:, :, tv, :, th] = block[:, bv, pv, bh, ph]
-    return d
+    rows, columns = count(h), count(w)
+    padded = zeros((n, 4 * rows + 2, 4 * columns + 2, c), x)
+    padded[:, 1:h + 1, 1:w + 1] = x
+    by_image = windows(padded, 6, 4).reshape(n, rows, columns, 6, 6, c)
+    return library(x).moveaxis(by_image, (3, 4), (0, 1))
 
 
 def add_tiles(d, dx):
-    """The transpose of `tiles`, into dx: each pixel's gradient is the sum over the tiles it lies in."""
+    """The transpose of `tiles`, into dx: each pixel's gradient is the sum over the tiles it lies in.
+
+    A tile of 6 spans a block of 4 pixels and the first 2 of the next, both ways.
+    """
     n, h, w, c = dx.shape
-    block = blocks(n, h, w, c, dx)
-    by_image = d.reshape(6, 6, n, count(h), count(w), c).moveaxis((0, 1), (2, 4))
-    for (tv, bv, pv), (th, bh, ph) in overlaps():
-        block[:, bv, pv, bh, ph] += by_image[:, :, tv, :, th]
-    dx.copy_(inside(block, h, w))
+    rows, columns = count(h), count(w)
+    blocks = zeros((n, rows + 1, 4, columns + 1, 4, c), dx)
+    by_image = d.reshape(6, 6, n, rows, columns, c).moveaxis((0, 1), (2, 4))            # (n, rows, 6, columns, 6, c)
+    whole, rest = (slice(0, 4), slice(None, -1), slice(0, 4)), (slice(4, 6), slice(1, None), slice(0, 2))
+    for tv, bv, pv in (whole, rest):                # of the tile, of the blocks, of the block's pixels
+        for th, bh, ph in (whole, rest):
+            blocks[:, bv, pv, bh, ph] += by_image[:, :, tv, :, th]
+    dx.copy_(blocks.reshape(n, 4 * rows + 4, 4 * columns + 4, c)[:, 1:h + 1, 1:w + 1])
 
 
 def put_outputs(tile, y):

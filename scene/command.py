@@ -3,10 +3,11 @@
 Next: photo.py
 """
 
+import ctypes
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]    # Ctrl-C, `kill`, a closed terminal
 
@@ -95,3 +96,14 @@ def run(work, *arguments):
             traceback.print_exc(file=file)
         print(f"Something unforeseen went wrong ({type(error).__name__}: {error}). The details are in {file.name}.", file=sys.stderr)
         return 1
+
+
+MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # numbers of <malloc.h>
+
+
+def tune_malloc(**limits):
+    """Sets limits of glibc's malloc: which memory goes back to the system when it is freed. Another C library has its own ways."""
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, limit in limits.items():
+            mallopt(MALLOPT[name], limit)

@@ -10,7 +10,6 @@ Next: main.py
 """
 
 import argparse
-import ctypes
 import io
 import json
 import signal
@@ -221,12 +220,7 @@ def tune_memory():
 
     glibc left to itself raises both limits after the first large photo, and keeps what that took.
     """
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8          # numbers of <malloc.h>
-    with suppress(AttributeError, OSError, TypeError):              # another C library, which has its own ways
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 4 << 20)
-        mallopt(trim_threshold, 4 << 20)
-        mallopt(arena_max, 1)                                       # threads share
+    command.tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)       # one arena: threads share
 
 
 def open_models(paths):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from scene.augment import augment
 from scene.checkpoint import Keeper
-from scene.command import UserError, postponed
+from scene.command import UserError, postponed, tune_malloc
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.nn.norm import BatchNorm
 from scene.optim import Muon, one_cycle
@@ -70,6 +70,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     pixels: uint8 (N, H, W, 3), labels: int64 (N,).
     """
     torch.set_num_threads(1)                        # a process for each core is faster than threads within each operation
+    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)    # what a step frees, the next one needs again
     generator = torch.Generator().manual_seed(settings.seed)
     network.start(generator, settings.device)
     network.layers[0].fit(pixels)

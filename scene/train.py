@@ -50,7 +50,7 @@ def defaults(mode, photos, trained=False):
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
     else:
-        settings = {"epochs": round(18 * few), "learning_rate": min(0.15, round(0.06 * few, 3))}
+        settings = {"epochs": round(20 * few), "learning_rate": min(0.15, round(0.06 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 

@@ -70,7 +70,7 @@ def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentu
     others = [slot for slot in network.parameter_slots if slot.name not in ("0.w", "1.w", "2.w")]
     plain = [slot.layer.__dict__[slot.attribute].clone().requires_grad_() for slot in others]
     muon = torch.optim.Muon(theirs, lr=0.1, momentum=momentum, weight_decay=0, ns_steps=3)
-    sgd = torch.optim.SGD([{"params": plain[:1], "weight_decay": decay}, {"params": plain[1:]}], lr=0.1, momentum=momentum,
+    sgd = torch.optim.SGD([{"params": plain[:1], "weight_decay": decay}, {"params": plain[1:], "lr": 0.4}], lr=0.1, momentum=momentum,
                           nesterov=momentum > 0)
     ours = Muon(network, momentum, decay)       # decays the last layer's weights only
     for _ in range(5):

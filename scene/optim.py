@@ -44,13 +44,14 @@ class Muon(SGD):
     A few directions dominate a gradient, and momentum follows them. Made orthogonal, the step is as long in every direction that
     the gradient has: what is rare is learned as fast as what is common. A norm follows each of these layers, so the length of W
     means nothing but how far a step turns it; kept as it was at the start, steps turn it as far late as early. What is no weight (the
-    norms' γ and β, biases) takes four times the learning rate.
+    norms' γ and β, biases) takes norm_rate times the learning rate.
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024); Jordan, 94% on CIFAR-10 (2024), for the length
     and, like Page, How to Train Your ResNet (2018), for quicker biases.
     """
 
-    def __init__(self, network, momentum=0.9, decay=0.0):
+    def __init__(self, network, momentum=0.9, decay=0.0, norm_rate=1.0):
         super().__init__(network, momentum, decay)
+        self.norm_rate = norm_rate
         *self.hidden, last = [slot for slot in network.parameter_slots if slot.declared.decay]
         self.decayed = slice(last.start, network.decayed)       # lengths that are kept need no decay, and it would turn the steps
 
@@ -67,7 +68,7 @@ class Muon(SGD):
             rows = part.flatten(1)                                  # (O, …) -> (O, I)
             scale = max(1, len(rows) / rows.shape[1]) ** 0.5
             part.copy_(orthogonal(rows).mul_(scale).reshape(part.shape))
-        update[self.network.decayed:].mul_(4)
+        update[self.network.decayed:].mul_(self.norm_rate)
         return update
 
 

@@ -37,6 +37,7 @@ class Settings:
     device: str = "cpu"
     momentum: float = 0.9
     decay: float = 5e-4
+    norm_rate: float = 4.0              # norms and biases take this many times the learning rate
 
 
 def defaults(mode, photos, trained=False):
@@ -48,7 +49,7 @@ def defaults(mode, photos, trained=False):
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
-        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85}
+        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
         settings = {"epochs": round(20 * few), "learning_rate": min(0.15, round(0.06 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
@@ -89,7 +90,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
         return value * len(batch), (logits.argmax(1) == labels[batch]).sum()
 
     with postponed() as signals, Team(network, learn, shards) as team, Progress(settings.epochs, len(labels)) as progress:
-        optimizer = Muon(network, settings.momentum, settings.decay)
+        optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
         memory = {"parameters": network.params, "statistics": network.state, "velocity": optimizer.velocity}
         keeper = Keeper(checkpoint, signals, progress, generator, memory)
         done = keeper.resume()

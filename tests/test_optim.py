@@ -61,8 +61,8 @@ def test_orthogonal_keeps_the_directions_and_evens_the_lengths(rows, columns, sc
     assert ((lengths > 0.6) & (lengths < 1.3))[strong].all() and ((lengths >= 0) & (lengths < 1.3)).all()
 
 
-@given(st.floats(0, 0.95), rates, seeds)
-def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentum, decay, seed):
+@given(st.floats(0, 0.95), rates, st.floats(0.5, 8), seeds)
+def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentum, decay, norm_rate, seed):
     generator = torch.Generator().manual_seed(seed)
     network = Network(Linear(3, 5), Linear(5, 8), Linear(8, 4), Linear(4, 2)).start(generator)
     hidden = network.layers[:3]
@@ -70,9 +70,9 @@ def test_muon_is_that_of_torch_for_hidden_weights_and_sgd_for_the_others(momentu
     others = [slot for slot in network.parameter_slots if slot.name not in ("0.w", "1.w", "2.w")]
     plain = [slot.layer.__dict__[slot.attribute].clone().requires_grad_() for slot in others]
     muon = torch.optim.Muon(theirs, lr=0.1, momentum=momentum, weight_decay=0, ns_steps=3)
-    sgd = torch.optim.SGD([{"params": plain[:1], "weight_decay": decay}, {"params": plain[1:], "lr": 0.4}], lr=0.1, momentum=momentum,
-                          nesterov=momentum > 0)
-    ours = Muon(network, momentum, decay)       # decays the last layer's weights only
+    sgd = torch.optim.SGD([{"params": plain[:1], "weight_decay": decay}, {"params": plain[1:], "lr": 0.1 * norm_rate}],
+                          lr=0.1, momentum=momentum, nesterov=momentum > 0)
+    ours = Muon(network, momentum, decay, norm_rate)       # decays the last layer's weights only
     for _ in range(5):
         network.grads.normal_(generator=generator)
         for weight, layer in zip(theirs, hidden, strict=True):

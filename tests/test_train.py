@@ -88,9 +88,9 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     monkeypatch.setattr("scene.train.Muon", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
-    settings = Settings(epochs=5, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01)
+    settings = Settings(epochs=5, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
-    assert made == [(0.8, 0.01)]
+    assert made == [(0.8, 0.01, 3.0)]
     assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
     assert sizes == [16] * 5 + [32] * 4 + [40]
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]

@@ -107,8 +107,8 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
-    if network.any_size:
-        recalibrate(network, pixels, settings.shard)
+        if network.any_size:
+            recalibrate(network, pixels, settings.shard)
     if not network.forward(pixels[:1]).isfinite().all():
         raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
 

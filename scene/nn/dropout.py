@@ -21,9 +21,12 @@ class Dropout(Layer):
     def forward(self, x, training=False):
         if not training:
             return x
+        if self.rate == 0:
+            self.mask = None
+            return x
         keep = 1 - self.rate
         self.mask = x.new_empty(x.shape).bernoulli_(keep, generator=self.generator).div_(keep)
         return x * self.mask
 
     def backward(self, dy):
-        return dy * self.mask
+        return dy if self.mask is None else dy * self.mask

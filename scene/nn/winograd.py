@@ -73,19 +73,11 @@ class WinogradConv2d(Conv2d):
             library(dy).sum(dy, (0, 1, 2), out=self.db)
         return dx
 
-    def weights(self, training=False):
-        """U, the weights transformed: (O, 3, 3, C) -> (36, C, O), and the bias."""
-        if self.frozen is not None and not training:
-            return self.frozen
-        w, bias = super().weights(training=True)
-        _, g, _ = matrices(w)
-        w = library(w).moveaxis(w, 0, 3).reshape(9, -1)                             # (O, 3, 3, C) -> (9, C·O)
-        return (g @ w).reshape(36, self.inputs, self.outputs), bias
-
-    def absorb(self, scale, shift):
-        u, bias = self.frozen
-        self.frozen = u * scale, shift if bias is None else bias * scale + shift
-        return True
+    def transformed(self):
+        """U: (O, 3, 3, C) -> (36, C, O)."""
+        _, g, _ = matrices(self.w)
+        w = library(self.w).moveaxis(self.w, 0, 3).reshape(9, -1)                   # (O, 3, 3, C) -> (9, C·O)
+        return (g @ w).reshape(36, self.inputs, self.outputs)
 
     def parts(self, y):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""

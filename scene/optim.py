@@ -75,20 +75,26 @@ class Muon(SGD):
 def orthogonal(g, steps=3):
     """About U Vᵀ, where g = U S Vᵀ is the singular value decomposition: all singular values but the smallest become about 1.
 
-        X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, from X = g / ‖g‖
+        X ← q(X Xᵀ) X,  q(s) = a I + b s + c s²,  from X = g / ‖g‖
 
     takes each singular value s to a s + b s³ + c s⁵. These a, b, c multiply small ones by 3.4 a step and hold large ones at 0.7 to 1.2.
+    X Xᵀ goes on by itself, S ← q(S) S q(S), and so do the factors of X; being square they are small, and the long X is met only twice.
     g: (O, I).
     Source: Jordan et al., as above; Björck, Bowie, An Iterative Algorithm for Computing the Best Estimate of an Orthogonal Matrix (1971).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    if len(g) > g.shape[1]:                         # the smaller product
+    if len(g) > g.shape[1]:                         # the smaller square
         return orthogonal(g.T, steps).T
     x = g / (g.norm() + 1e-7)
-    for _ in range(steps):
-        s = x @ x.T                                 # (O, I) @ (I, O) -> (O, O)
-        x = torch.addmm(x, torch.addmm(s, s, s, beta=b, alpha=c), x, beta=a)
-    return x
+    s = x @ x.T                                     # (O, I) @ (I, O) -> (O, O)
+    factors = None
+    for step in range(steps):
+        q = torch.addmm(s, s, s, beta=b, alpha=c)
+        q.diagonal().add_(a)
+        factors = q if factors is None else q @ factors
+        if step < steps - 1:
+            s = q @ s @ q                           # q and s are both polynomials of the first s, so they commute
+    return factors @ x
 
 
 class Adam:

@@ -34,7 +34,8 @@ class Conv2d(Layer):
             self.x = x
         n, h, w, _ = x.shape
         y = empty((n, *self.output_size(h, w), self.outputs), x)
-        matrix, bias = self.weights(training)
+        weights, bias = self.weights(training)
+        matrix = weights.reshape(self.outputs, -1).T            # (O, k, k, C) -> (k·k·C, O)
         for part in self.parts(y):
             patches = self.patches(x[part])
             library(x).matmul(patches, matrix, out=y[part].reshape(-1, self.outputs))
@@ -43,21 +44,17 @@ class Conv2d(Layer):
         return y
 
     def weights(self, training=False):
-        """The weights as `forward` needs them and the bias, None if there is none; in evaluation the frozen ones."""
+        """The weights and the bias, None if there is none; in evaluation the frozen ones."""
         if self.frozen is None or training:
-            return self.transformed(), self.b if "b" in self.parameters else None
+            return self.w, self.b if "b" in self.parameters else None
         return self.frozen
-
-    def transformed(self):
-        """The weights with the outputs last: (O, k, k, C) -> (k·k·C, O)."""
-        return self.w.reshape(self.outputs, -1).T
 
     def freeze(self, before=None):
         self.frozen = self.weights(training=True)
 
     def absorb(self, scale, shift):
         weights, bias = self.frozen
-        self.frozen = weights * scale, shift if bias is None else bias * scale + shift
+        self.frozen = weights * scale[:, None, None, None], shift if bias is None else bias * scale + shift
         return True
 
     def backward(self, dy):

@@ -3,6 +3,8 @@
 Next: norm.py
 """
 
+from functools import reduce
+
 from scene.nn.arrays import empty, library, zeros
 from scene.nn.layer import Layer
 
@@ -19,30 +21,35 @@ class MaxPool2d(Layer):
         self.kernel, self.stride = kernel, stride or kernel
 
     def forward(self, x, training=False):
-        y = None
-        for place in self.places(x):
-            y = x[place] if y is None else library(x).maximum(y, x[place])
+        rows, columns = self.slices(x)
+        y = reduce(library(x).maximum, [x[:, row] for row in rows])             # (N, H, W, C) -> (N, H', W, C)
+        y = reduce(library(x).maximum, [y[:, :, column] for column in columns])         # -> (N, H', W', C)
         if training:
             self.x, self.y = x, y
         return y
 
     def backward(self, dy):
-        dx, left, here = zeros(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
-        for place in self.places(self.x):
-            given = library(dy).eq(self.x[place], self.y, out=here).mul_(left)      # 1 or 0, as a number, times what is left
+        *places, last = self.places(self.x)
+        dx, left, given = zeros(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
+        for place in places:
+            library(dy).eq(self.x[place], self.y, out=given).mul_(left)         # 1 or 0, as a number, times what is left
             dx[place] += given
-            left -= given                            # given away: later ties get nothing
+            left -= given                           # given away: later ties get nothing
+        dx[last] += left
         return dx
 
     def places(self, x):
         """For each position in the window, the pixels of x that it meets: (all images, strided rows, strided columns)."""
-        k, s = self.kernel, self.stride
+        rows, columns = self.slices(x)
+        return [(slice(None), row, column) for row in rows for column in columns]
+
+    def slices(self, x):
+        """The rows of x that each row of the window meets, and the columns that each column meets."""
         self.expect(x, None, None, None, None)
-        h, w = x.shape[1:3]
+        (h, w), k, s = x.shape[1:3], self.kernel, self.stride
         if min(h, w) < k:
             raise ValueError(f"{type(self).__name__} with a kernel of {k} cannot work on an image of {h}x{w}")
-        rows, columns = (h - k) // s + 1, (w - k) // s + 1
-        return [(slice(None), slice(i, i + s * rows, s), slice(j, j + s * columns, s)) for i in range(k) for j in range(k)]
+        return [[slice(i, i + (side - k) // s * s + 1, s) for i in range(k)] for side in (h, w)]
 
 
 class GlobalAveragePool(Layer):

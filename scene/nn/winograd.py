@@ -1,39 +1,45 @@
 """The 3x3 convolution with fewer multiplications.
 
 One dimension first. Four neighbouring outputs of a kernel g = (g₀, g₁, g₂) over six inputs d₀…d₅ take 4 · 3 = 12 multiplications.
-But they are coefficients of a product of polynomials, and a polynomial of degree 5 is known by its values at six points. So:
+But turned about they are coefficients of a product of polynomials, and a polynomial of degree 5 is known by its values at six points. So:
 evaluate both at 0, 1, -1, 2, -2 and ∞, multiply the six values, and interpolate:
 
-    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications; A, G, B hold powers of the points, and Bᵀ, Aᵀ cost next to nothing
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications, or 7 for five outputs, with ½ as one more point
 
-In two dimensions tiles of 6x6 pixels, a step of 4 apart, give 4x4 outputs with 36 multiplications in place of 144:
+A row of H pixels is cut into R tiles of so many outputs, whose inputs overlap by two pixels. For all of its tiles at once Bᵀ is a matrix
+with a band of numbers, (P·R, H), and Aᵀ one with blocks, (H, P·R), for P points. What lies beyond the edge has no column: that is the
+padding.
 
-    Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A
+In two dimensions an image is transformed along its width and along its height, so each tile has a value for every pair of points:
 
-The ⊙ sums over input channels; for each of the 36 places it is a matrix product over all tiles of a batch: (T, C) @ (C, O).
-Both transforms are linear, so each is one matrix too: vec(Bᵀ d B) = (Bᵀ ⊗ Bᵀ) vec(d), by a Kronecker product.
-The price is rounding: in float32 an error of about 5e-6 of the largest output, where im2col has 4e-7.
+    Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A      36 multiplications for 4x4 outputs, in place of 144; 49 for 5x5, in place of 225
 
-Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin, Gray, Fast Algorithms for Convolutional Neural Networks (2015), §4.
+The ⊙ sums over input channels: for each pair of points it is a matrix product over all tiles of a batch, (T, C) @ (C, O). So everything
+is a matrix product. The price is rounding: in float32 an error of about 1e-5 of the largest output, where im2col has 4e-7.
+
+Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin, Gray, Fast Algorithms for Convolutional Neural Networks (2015), §4;
+for the matrices of any points: Blahut, Fast Algorithms for Signal Processing (2010), §5.2 (Cook, Toom).
 Next: pool.py
 """
 
-from scene.nn.arrays import empty, library, windows, zeros
+from math import prod
+
+from scene.nn.arrays import empty, library
 from scene.nn.conv import Conv2d
 
-BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
-AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-TILE_NUMBERS = 1 << 18      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
+POINTS = 0, 1, -1, 2, -2, 1 / 2     # small numbers, for small rounding; and ∞
+TILES = 4, 5                # outputs of a tile, along one axis
+TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
 
 
 class WinogradConv2d(Conv2d):
     """Conv2d with a kernel of 3, a stride of 1 and a padding of 1, computed as above. Parameters and shapes are Conv2d's.
 
-    With D: (36, T·C) the tiles of x, V = (Bᵀ ⊗ Bᵀ) D, U = (G ⊗ G) w and M[p] = V[p] U[p] for each of the 36 places p,
-    Y = (Aᵀ ⊗ Aᵀ) M. Each step is linear, so going back takes the transposed matrices in reverse order:
-        dM = (A ⊗ A) dY    dU[p] = V[p]ᵀ dM[p]    dV[p] = dM[p] U[p]ᵀ    dw = (G ⊗ G)ᵀ dU    dD = (B ⊗ B) dV
-    and dx adds up the overlapping tiles of dD. V is kept from the forward pass.
+    With U: (P², O, C) the transformed kernels, V: (P², T, C) the transformed images, and p a pair of points,
+        M[p] = V[p] U[p]ᵀ,    and Y is Aᵀ along both axes of M.
+    Each step is linear, so going back takes the transposed matrices in reverse order:
+        dM is A along both axes of dY    dU[p] = dM[p]ᵀ V[p]    dV[p] = dM[p] U[p]    dX is B along both axes of dV
+    V is kept from the forward pass.
     """
 
     def __init__(self, inputs, outputs, bias=True):
@@ -41,109 +47,145 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
-        b, _, a = matrices(x)
+        tile = self.tile(*x.shape[1:3])
+        (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
+        u, bias = self.kernels(tile, training)
         y = empty((*x.shape[:3], self.outputs), x)
-        u, bias = self.weights(training)
         if training:
             self.x_shape, self.u, self.v = x.shape, u, []
-        for part in self.parts(x):
-            v = (b @ tiles(x[part]).reshape(36, -1)).reshape(36, -1, self.inputs)   # -> (36, T, C)
-            m = v @ u                                                               # (36, T, C) @ (36, C, O) -> (36, T, O)
-            tile = a @ m.reshape(36, -1)                                            # (16, 36) @ (36, T·O) -> (16, T·O)
-            if bias is not None:
-                tile.reshape(-1, self.outputs)[...] += bias
-            put_outputs(tile, y[part])
+        for part in self.parts(y, tile):
+            v = spread(x[part], bh, bw, tile + 2)                               # (n, H, W, C) -> (P², T, C)
+            gather(v @ u, ah, aw, tile + 2, y[part])                            # (P², T, C) @ (P², C, O) -> … -> (n, H, W, O)
             if training:
                 self.v.append(v)
+        if bias is not None:
+            y += bias
         return y
 
     def backward(self, dy):
-        b, g, a = matrices(dy)
+        tile = self.tile(*dy.shape[1:3])
+        (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
         dx = empty(self.x_shape, dy) if self.needs_dx else None
-        du = self.u.new_zeros(self.u.shape)
-        for part, v in zip(self.parts(dy), self.v, strict=True):
-            dm = (a.T @ take_outputs(dy[part]).reshape(16, -1)).reshape(36, -1, self.outputs)   # -> (36, T, O)
-            du.baddbmm_(v.transpose(1, 2), dm)                                      # (36, C, O) += (36, C, T) @ (36, T, O)
+        u = self.u.swapaxes(1, 2)                                               # (P², C, O) -> (P², O, C)
+        du = u.new_zeros(u.shape)
+        for part, v in zip(self.parts(dy, tile), self.v, strict=True):
+            dm = spread(dy[part], ah.T, aw.T, tile + 2)                         # (n, H, W, O) -> (P², T, O)
+            du.baddbmm_(dm.swapaxes(1, 2), v)                                   # (P², O, C) += (P², O, T) @ (P², T, C)
             if dx is not None:
-                dv = dm @ self.u.transpose(1, 2)                                    # (36, T, O) @ (36, O, C) -> (36, T, C)
-                add_tiles(b.T @ dv.reshape(36, -1), dx[part])
-        dw = (g.T @ du.reshape(36, -1)).reshape(3, 3, self.inputs, self.outputs)    # (9, 36) @ (36, C·O) -> (3, 3, C, O)
-        self.dw.copy_(dw.moveaxis(3, 0))
+                gather(dm @ u, bh.T, bw.T, tile + 2, dx[part])                  # (P², T, O) @ (P², O, C) -> … -> (n, H, W, C)
+        dw = kernel_matrix(tile, dy).T @ du.reshape(len(du), -1)                # (9, P²) @ (P², O·C) -> (9, O·C)
+        self.dw.copy_(dw.reshape(3, 3, self.outputs, self.inputs).moveaxis(2, 0))
         if "b" in self.parameters:
             library(dy).sum(dy, (0, 1, 2), out=self.db)
         return dx
 
-    def transformed(self):
-        """U: (O, 3, 3, C) -> (36, C, O)."""
-        _, g, _ = matrices(self.w)
-        w = library(self.w).moveaxis(self.w, 0, 3).reshape(9, -1)                   # (O, 3, 3, C) -> (9, C·O)
-        return (g @ w).reshape(36, self.inputs, self.outputs)
+    def freeze(self, before=None):
+        super().freeze(before)
+        self.ready = {}
 
-    def parts(self, y):
+    def kernels(self, tile, training):
+        """U: (P², C, O) and the bias, None if there is none; in evaluation after `freeze` worked out once for each size of tile."""
+        w, bias = self.weights(training)
+        if self.frozen is None or training:
+            return transform(w, tile), bias
+        if tile not in self.ready:
+            u = transform(w, tile)
+            ready = empty(u.shape, u)
+            ready[...] = u                  # laid out anew, as NumPy's matrix library likes it
+            self.ready[tile] = ready
+        return self.ready[tile], bias
+
+    def tile(self, h, w):
+        """The size of tile that takes the fewest multiplications for images of h x w pixels."""
+        def multiplications(tile):
+            p, rows, columns = tile + 2, count(h, tile), count(w, tile)
+            axes = p * columns * h * (w + p * rows)
+            return p * p * rows * columns * self.inputs * self.outputs + axes * (self.inputs + self.outputs)
+
+        return min(TILES, key=multiplications)
+
+    def parts(self, y, tile):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""
         n, h, w, _ = y.shape
-        step = max(1, TILE_NUMBERS // (36 * count(h) * count(w) * max(self.inputs, self.outputs)))
+        step = max(1, TILE_NUMBERS // ((tile + 2) ** 2 * count(h, tile) * count(w, tile) * max(self.inputs, self.outputs)))
         return [slice(i, i + step) for i in range(0, n, step)]
+
+
+def transform(w, tile):
+    """U = G g Gᵀ for each pair of channels: (O, 3, 3, C) -> (P², C, O), a view of (P², O, C)."""
+    outputs, *_, inputs = w.shape
+    rows = library(w).moveaxis(w.reshape(outputs, 9, inputs), 1, 0).reshape(9, -1)                  # (O, 3, 3, C) -> (9, O·C)
+    return (kernel_matrix(tile, w) @ rows).reshape(-1, outputs, inputs).swapaxes(1, 2)              # (P², 9) @ (9, O·C) -> (P², C, O)
+
+
+def spread(x, down, across, p):
+    """Images, transformed along both axes: (n, H, W, C) -> (P², T, C), T = R·R'·n.   down: (P·R, H), across: (P·R', W)."""
+    n, h, w, c = x.shape
+    rows = x.swapaxes(0, 1).swapaxes(1, 2).reshape(h, w, n * c)                 # (n, H, W, C) -> (H, W, n·C)
+    wide = (across[None] @ rows).reshape(h, p, -1)                              # (P·R', W) @ (W, n·C) -> (H, P, R'·n·C)
+    tall = down[None] @ wide.swapaxes(0, 1)                                     # (P·R, H) @ (H, R'·n·C) -> (P, P·R, R'·n·C)
+    return tall.reshape(p * p, -1, c)
+
+
+def gather(m, down, across, p, y):
+    """The way back, into y: (P², T, O) -> (n, H, W, O).   down: (H, P·R), across: (W, P·R')."""
+    n, h, w, o = y.shape
+    wide = down[None] @ m.reshape(p, down.shape[1], -1)                         # (H, P·R) @ (P·R, R'·n·O) -> (P, H, R'·n·O)
+    rows = wide.swapaxes(0, 1).reshape(h, across.shape[1], -1)                  # (P, H, R'·n·O) -> (H, P·R', n·O)
+    image = (across[None] @ rows).reshape(h, w, n, o)                           # (W, P·R') @ (P·R', n·O) -> (H, W, n·O)
+    y[...] = image.swapaxes(1, 2).swapaxes(0, 1)                                # (H, W, n, O) -> (n, H, W, O)
+
+
+def count(length, tile):
+    """How many tiles cover this many pixels."""
+    return -(-length // tile)
+
+
+def cook_toom(tile):
+    """Bᵀ: (P, P), G: (P, 3) and A: (P, tile), each a row for every point, as lists."""
+    points = POINTS[:tile + 1]
+    b, g, a = [], [], []
+    for point in points:
+        others = [other for other in points if other != point]
+        b.append([*polynomial(others), 0])
+        g.append([point ** i / prod(point - other for other in others) for i in range(3)])
+        a.append([point ** i for i in range(tile)])
+    return [*b, polynomial(points)], [*g, [0, 0, 1]], [*a, [0] * (tile - 1) + [1]]      # the last rows are ∞'s
+
+
+def polynomial(roots):
+    """The coefficients of Π (x - root), from x⁰ up."""
+    coefficients = [1]
+    for root in roots:
+        coefficients = [below - root * here for below, here in zip([0, *coefficients], [*coefficients, 0], strict=True)]
+    return coefficients
 
 
 MATRICES = {}
 
 
-def matrices(like):
-    """(Bᵀ ⊗ Bᵀ): (36, 36), (G ⊗ G): (36, 9) and (Aᵀ ⊗ Aᵀ): (16, 36), as arrays like `like`."""
+def bands(length, tile, like):
+    """Bᵀ: (P·R, length) and Aᵀ: (length, P·R) for all R tiles of a row, as arrays like `like`.
+
+    Row k·R + r of Bᵀ is point k's of tile r, which begins one pixel before the tile's first output.
+    """
     xp = library(like)
-    key = xp, like.dtype, like.device
+    key = length, tile, xp, like.dtype, like.device
     if key not in MATRICES:
-        MATRICES[key] = tuple(xp.kron(m, m) for m in (xp.asarray(m, dtype=like.dtype, device=like.device) for m in (BT, G, AT)))
+        b, _, a = cook_toom(tile)
+        places = [(k, r * tile) for k in range(tile + 2) for r in range(count(length, tile))]
+        bt = [[b[k][i - start + 1] if 0 <= i - start + 1 < tile + 2 else 0 for i in range(length)] for k, start in places]
+        at = [[a[k][i - start] if 0 <= i - start < tile else 0 for k, start in places] for i in range(length)]
+        MATRICES[key] = tuple(xp.asarray(m, dtype=like.dtype, device=like.device) for m in (bt, at))
     return MATRICES[key]
 
 
-def count(length):
-    """How many tiles cover this many pixels, 4 each."""
-    return -(-length // 4)
-
-
-def tiles(x):
-    """The overlapping tiles of x with a border of zeros: a view, (n, h, w, c) -> (6, 6, n, rows, columns, c)."""
-    n, h, w, c = x.shape
-    rows, columns = count(h), count(w)
-    padded = zeros((n, 4 * rows + 2, 4 * columns + 2, c), x)
-    padded[:, 1:h + 1, 1:w + 1] = x
-    by_image = windows(padded, 6, 4).reshape(n, rows, columns, 6, 6, c)
-    return library(x).moveaxis(by_image, (3, 4), (0, 1))
-
-
-def add_tiles(d, dx):
-    """The transpose of `tiles`, into dx: each pixel's gradient is the sum over the tiles it lies in.
-
-    A tile of 6 spans a block of 4 pixels and the first 2 of the next, both ways.
-    """
-    n, h, w, c = dx.shape
-    rows, columns = count(h), count(w)
-    blocks = zeros((n, rows + 1, 4, columns + 1, 4, c), dx)
-    by_image = d.reshape(6, 6, n, rows, columns, c).moveaxis((0, 1), (2, 4))            # (n, rows, 6, columns, 6, c)
-    whole, rest = (slice(0, 4), slice(None, -1), slice(0, 4)), (slice(4, 6), slice(1, None), slice(0, 2))
-    for tv, bv, pv in (whole, rest):                # of the tile, of the blocks, of the block's pixels
-        for th, bh, ph in (whole, rest):
-            blocks[:, bv, pv, bh, ph] += by_image[:, :, tv, :, th]
-    dx.copy_(blocks.reshape(n, 4 * rows + 4, 4 * columns + 4, c)[:, 1:h + 1, 1:w + 1])
-
-
-def put_outputs(tile, y):
-    """Tiles of 4x4 outputs into their places: (16, T·O) -> y: (n, h, w, O), leaving out what lies beyond its edge."""
-    n, h, w, o = y.shape
-    whole = y if h % 4 == w % 4 == 0 else empty((n, 4 * count(h), 4 * count(w), o), y)
-    by_tile = library(y).moveaxis(whole.reshape(n, count(h), 4, count(w), 4, o), (2, 4), (0, 1))     # a view
-    by_tile[...] = tile.reshape(by_tile.shape)
-    if whole is not y:
-        y[...] = whole[:, :h, :w]
-
-
-def take_outputs(dy):
-    """The transpose of `put_outputs`: (n, h, w, O) -> (4, 4, n, rows, columns, O), zeros beyond the edge."""
-    n, h, w, o = dy.shape
-    if h % 4 or w % 4:
-        padded = zeros((n, 4 * count(h), 4 * count(w), o), dy)
-        padded[:, :h, :w] = dy
-        dy = padded
-    return dy.reshape(n, count(h), 4, count(w), 4, o).moveaxis((2, 4), (0, 1))
+def kernel_matrix(tile, like):
+    """The transform of a whole kernel: (P², 9), with the points of the width first, as `spread` has them."""
+    xp = library(like)
+    key = tile, xp, like.dtype, like.device
+    if key not in MATRICES:
+        _, g, _ = cook_toom(tile)
+        both = [[gj[v] * gi[u] for u in range(3) for v in range(3)] for gj in g for gi in g]
+        MATRICES[key] = xp.asarray(both, dtype=like.dtype, device=like.device)
+    return MATRICES[key]

@@ -127,7 +127,7 @@ def test_a_frozen_network_predicts_the_same_until_it_is_placed_anew():
     network.state.uniform_(0.5, 2)
     y = network.forward(x)
     network.freeze()
-    torch.testing.assert_close(network.forward(x), y)       # up to rounding: the norm is in the convolution's weights now
+    torch.testing.assert_close(network.forward(x), y, rtol=1e-4, atol=1e-4)     # rounding: the norm is in the convolution's weights now
     y = network.forward(x)
     network.params.mul_(2)
     assert torch.equal(network.forward(x), y)               # that is what frozen means

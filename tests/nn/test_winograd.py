@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,24 +16,35 @@ def test_winograd_is_the_convolution_of_torch(shape, outputs, bias, seed):
     oracle.check(WinogradConv2d(shape[-1], outputs, bias), torch_conv(padding=1), shape, seed)
 
 
-@given(seeds)
-def test_matrices_compute_a_short_convolution(seed):
+@given(st.sampled_from(winograd.TILES), seeds)
+def test_matrices_compute_a_short_convolution(tile, seed):
     """y = Aᵀ [(G g) ⊙ (Bᵀ d)] is yᵢ = Σⱼ gⱼ dᵢ₊ⱼ."""
-    bt, g, at = (torch.tensor(m, dtype=torch.float64) for m in (winograd.BT, winograd.G, winograd.AT))
-    d, kernel = oracle.numbers((6,), seed), oracle.numbers((3,), seed + 1)
-    torch.testing.assert_close(at @ ((g @ kernel) * (bt @ d)), (d.unfold(0, 3, 1) * kernel).sum(1))
+    bt, g, a = (torch.tensor(m, dtype=torch.float64) for m in winograd.cook_toom(tile))
+    d, kernel = oracle.numbers((tile + 2,), seed), oracle.numbers((3,), seed + 1)
+    torch.testing.assert_close(a.T @ ((g @ kernel) * (bt @ d)), (d.unfold(0, 3, 1) * kernel).sum(1))
 
 
-@given(st.sampled_from([(32, 32), (64, 128)]), seeds)
+def test_the_matrices_for_four_outputs_are_those_of_lavin_and_gray():
+    bt, g, a = winograd.cook_toom(4)
+    assert bt[1] == [0, -4, -4, 1, 1, 0] and bt[5] == [0, 4, 0, -5, 0, 1]
+    assert g[3] == [1 / 24, 1 / 12, 1 / 6] and a[4] == [1, -2, 4, -8]
+
+
+@pytest.mark.parametrize(("side", "tile"), [(4, 4), (5, 5), (8, 4), (10, 5), (16, 4), (20, 5)])
+def test_tiles_fit_the_image(side, tile):
+    assert WinogradConv2d(64, 64).tile(side, side) == tile
+
+
+@given(st.sampled_from([(32, 32), (64, 128)]), st.sampled_from([16, 20]), seeds)
 @settings(max_examples=20)
-def test_error_in_float32_stays_near_1e_5(channels, seed):
+def test_error_in_float32_stays_near_1e_5(channels, side, seed):
     """Against im2col in float64, relative to the largest output."""
     inputs, outputs = channels
-    x = oracle.numbers((2, 16, 16, inputs), seed)
+    x = oracle.numbers((2, side, side, inputs), seed)
     exact = oracle.prepare(Conv2d(inputs, outputs, 3, padding=1), seed)
     fast = oracle.prepare(WinogradConv2d(inputs, outputs), dtype=torch.float32)
     fast.w, fast.b = exact.w.float(), exact.b.float()
-    y, dy = exact.forward(x, training=True), oracle.numbers((2, 16, 16, outputs), seed + 1)
+    y, dy = exact.forward(x, training=True), oracle.numbers((2, side, side, outputs), seed + 1)
     dx = exact.backward(dy)
     for ours, theirs in ((fast.forward(x.float(), training=True), y), (fast.backward(dy.float()), dx), (fast.dw, exact.dw)):
         assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()

@@ -29,8 +29,8 @@ class Settings:
 
     epochs: int
     learning_rate: float
-    batch_size: int = 128
-    shard: int = 32                     # photos that one core works on at a time: four cores share a batch
+    batch_size: int = 64
+    shard: int = 32                     # photos that one core works on at a time: two cores share a batch
     crop_area: float = 0.5              # crops keep this share of a photo or more
     loss: str = "cross-entropy"
     seed: int = 0
@@ -44,14 +44,14 @@ def defaults(mode, photos, trained=False):
     """Settings that depend on the mode, the number of photos, and whether the network has been trained before.
 
     Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger: twice, up to
-    0.15. A fully connected network has to learn a thing anew wherever a crop puts it, so its crops stay close to the whole photo.
+    0.11. A fully connected network has to learn a thing anew wherever a crop puts it, so its crops stay close to the whole photo.
     Steps as large as those of a start from nothing would undo what is learned.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(20 * few), "learning_rate": min(0.15, round(0.06 * few, 3))}
+        settings = {"epochs": round(28 * few), "learning_rate": min(0.11, round(0.045 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 
@@ -120,20 +120,22 @@ def say_reused(network, names):
     print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {', '.join(sorted(arrays.keys() - set(names)))}.", flush=True)
 
 
-def size_at(t, network):
-    """The side of training's crops when a share t of the training is done.
+STAGES = (0.4, 2 / 5), (0.75, 3 / 5), (0.92, 4 / 5), (1, 1)     # until this share of the training: the side of crops, of that of photos
 
-    Mostly it is 4/5 of the side of whole photos. A crop is a part of its photo, three quarters on average, so a thing in it is shown
-    about as large as in the whole photos that the network is asked about later. The first half works on half of that, a quarter of the
-    pixels: what takes long to learn, colours and layout, shows in small pictures too. The last tenth works on images as large as
-    whole photos, to grow used to them.
+
+def size_at(t, network):
+    """The side of training's crops when a share t of the training is done: small ones first, as STAGES says.
+
+    What takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of the side a thing is
+    shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its photo, three quarters
+    on average. The end is at their full size, to grow used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
     whole = network.image_size
-    if not network.any_size or t >= 0.9:
+    share = next(share for until, share in STAGES if t < until)
+    if not network.any_size or share == 1:
         return whole
-    side = whole * 4 // 5 // 4 * 4
-    return max(8, side if t >= 0.5 else side // 2)
+    return max(8, round(whole * share) // 4 * 4)
 
 
 def recalibrate(network, pixels, size, most=32):

@@ -276,6 +276,7 @@ def test_photos_are_decoded_at_the_same_time(train, monkeypatch):
         return np.zeros((size, size, 3), np.uint8)
 
     monkeypatch.setattr(folder, "cores", lambda: 2)
+    monkeypatch.setattr(folder, "TOGETHER", 1)
     monkeypatch.setattr(photo, "decode", meet)
     (photos,), _ = load([scan(train)], ["grass", "ocean", "road"], 4)
     assert len(photos.pixels) == 6
@@ -315,6 +316,7 @@ def test_an_interruption_before_all_are_queued_does_not_wait_for_them(train, mon
 
     plant(train, grass=[f"{i}.jpg" for i in range(200)])
     monkeypatch.setattr(folder, "cores", lambda: 1)
+    monkeypatch.setattr(folder, "TOGETHER", 1)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupt)
     monkeypatch.setattr(photo, "decode", decode)
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.nn.normalize import Normalize
 from scene.nn.pool import MaxPool2d
-from scene.optim import SGD
+from scene.optim import SGD, Muon
 from tests.strategies import seeds
 from tests.twins import twin
 
@@ -81,6 +81,21 @@ def test_one_batch_can_be_learnt_by_heart(network):
         network.backward(loss.backward())
         optimizer.step(0.02)
     assert torch.equal(network.forward(pixels, training=True).argmax(1), labels)
+
+
+@pytest.mark.parametrize("network", [FCNN(3, dropout=0), CNN(3)], ids=["FCNN", "CNN"])
+def test_a_step_makes_nothing_on_another_device(network):
+    """torch's device `meta` computes shapes only, but like a GPU it refuses to meet arrays of the CPU."""
+    def vector(size):
+        return torch.empty(size, device="meta")
+
+    network.place(vector(network.size), vector(network.state_size), vector(network.size))
+    loss, optimizer, pixels = CrossEntropy(0.1), Muon(network), vector((4, network.image_size, network.image_size, 3)).byte()
+    value = loss.forward(network.forward(pixels, training=True), vector(4).long())
+    network.backward(loss.backward())
+    optimizer.step(0.1)
+    network.freeze()
+    assert value.is_meta and network.forward(pixels).is_meta
 
 
 @given(st.sampled_from([FCNN, CNN]), st.integers(2, 300), st.integers(8, 100), seeds)

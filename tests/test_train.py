@@ -88,13 +88,13 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     monkeypatch.setattr("scene.train.Muon", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
-    settings = Settings(epochs=5, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
+    settings = Settings(epochs=10, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01, 3.0)]
-    assert rates == [0.2 * one_cycle(step / 10) for step in range(10)]
-    assert sizes == [16] * 5 + [32] * 4 + [40]
-    epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(5)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 5
+    assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
+    assert sizes == [16] * 8 + [24] * 7 + [32] * 4 + [40]
+    epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 10
 
 
 def test_progress_counts_photos_not_batches(capsys):
@@ -255,9 +255,9 @@ def alive(pid):
 
 
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 20, "learning_rate": 0.06}
-    assert defaults("CNN", 9000 / 16) == {"epochs": 40, "learning_rate": 0.12}
-    assert defaults("CNN", 60)["learning_rate"] == 0.15
+    assert defaults("CNN", 9000) == {"epochs": 28, "learning_rate": 0.045}
+    assert defaults("CNN", 9000 / 16) == {"epochs": 56, "learning_rate": 0.09}
+    assert defaults("CNN", 60)["learning_rate"] == 0.11
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
 

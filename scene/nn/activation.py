@@ -3,7 +3,6 @@
 Next: loss.py
 """
 
-from scene.nn.arrays import library
 from scene.nn.layer import Layer
 
 

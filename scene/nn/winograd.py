@@ -4,7 +4,7 @@ One dimension first. Four neighbouring outputs of a kernel g = (g₀, g₁, g₂
 But turned about they are coefficients of a product of polynomials, and a polynomial of degree 5 is known by its values at six points. So:
 evaluate both at 0, 1, -1, 2, -2 and ∞, multiply the six values, and interpolate:
 
-    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications, or 7 for five outputs, with ½ as one more point
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications; 7 for five outputs and 8 for six, with ½ and -½ as well
 
 A row of H pixels is cut into R tiles of so many outputs, whose inputs overlap by two pixels. For all of its tiles at once Bᵀ is a matrix
 with a band of numbers, (P·R, H), and Aᵀ one with blocks, (H, P·R), for P points. What lies beyond the edge has no column: that is the
@@ -12,7 +12,7 @@ padding.
 
 In two dimensions an image is transformed along its width and along its height, so each tile has a value for every pair of points:
 
-    Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A      36 multiplications for 4x4 outputs, in place of 144; 49 for 5x5, in place of 225
+    Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A      36 multiplications for 4x4 outputs, in place of 144; 64 for 6x6, in place of 324
 
 The ⊙ sums over input channels: for each pair of points it is a matrix product over all tiles of a batch, (T, C) @ (C, O). So everything
 is a matrix product. The price is rounding: in float32 an error of about 1e-5 of the largest output, where im2col has 4e-7.
@@ -27,8 +27,8 @@ from math import prod
 from scene.nn.arrays import empty, library
 from scene.nn.conv import Conv2d
 
-POINTS = 0, 1, -1, 2, -2, 1 / 2     # small numbers, for small rounding; and ∞
-TILES = 4, 5                # outputs of a tile, along one axis
+POINTS = 0, 1, -1, 2, -2, 1 / 2, -1 / 2     # small numbers, for small rounding; and ∞
+TILES = 4, 5, 6             # outputs of a tile, along one axis
 TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
 
 

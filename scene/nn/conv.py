@@ -18,6 +18,7 @@ class Conv2d(Layer):
     x: (N, H, W, C), y: (N, H', W', O), H' = (H + 2·padding - kernel) // stride + 1, W' alike.   w: (O, k, k, C), b: (O,).
     Given dy, with the patches as rows of P: (N·H'·W', k·k·C) and W, dY as matrices:
         Y = P Wᵀ + b    dP = dY W    dW = dYᵀ P    db = Σ dY    and dx adds up each pixel's places in dP
+    P is kept from the forward pass.
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §9.1; Chellapilla et al., High Performance CNNs (2006), for im2col.
     """
 
@@ -31,7 +32,7 @@ class Conv2d(Layer):
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
         if training:
-            self.x = x
+            self.x_shape, self.p = x.shape, []
         n, h, w, _ = x.shape
         y = empty((n, *self.output_size(h, w), self.outputs), x)
         weights, bias = self.weights(training)
@@ -39,6 +40,8 @@ class Conv2d(Layer):
         for part in self.parts(y):
             patches = self.patches(x[part])
             library(x).matmul(patches, matrix, out=y[part].reshape(-1, self.outputs))
+            if training:
+                self.p.append(patches)
         if bias is not None:
             y += bias
         return y
@@ -59,12 +62,12 @@ class Conv2d(Layer):
 
     def backward(self, dy):
         xp = library(dy)
-        dx = empty(self.x.shape, dy) if self.needs_dx else None
+        dx = empty(self.x_shape, dy) if self.needs_dx else None
         matrix = self.w.reshape(self.outputs, -1)               # (O, k, k, C) -> (O, k·k·C)
         dw = self.dw.reshape(self.outputs, -1).zero_()
-        for part in self.parts(dy):
+        for part, patches in zip(self.parts(dy), self.p, strict=True):
             rows = dy[part].reshape(-1, self.outputs)           # (n, H', W', O) -> (n·H'·W', O)
-            dw.addmm_(rows.T, self.patches(self.x[part]))       # (O, k·k·C) += (O, n·H'·W') @ (n·H'·W', k·k·C)
+            dw.addmm_(rows.T, patches)                          # (O, k·k·C) += (O, n·H'·W') @ (n·H'·W', k·k·C)
             if dx is not None:
                 dx[part] = self.gather(rows @ matrix, dx[part].shape)
         if "b" in self.parameters:

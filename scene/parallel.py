@@ -15,6 +15,7 @@ import mmap
 import multiprocessing
 import signal
 import sys
+import time
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Team:
                 for message in (torch.tensor([step]), batch, seeds):
                     pipe.send_bytes(message.numpy())
             self.work(0, step, batch, seeds)
-            errors = [pipe.recv_bytes() for pipe in self.pipes]
+            errors = [receive(pipe) for pipe in self.pipes]
         except (EOFError, ConnectionError) as error:
             raise RuntimeError("a worker process was killed, perhaps for lack of memory") from error
         if any(errors):
@@ -106,7 +107,7 @@ class Team:
             other.close()
         while True:
             try:
-                step, batch, seeds = (torch.from_numpy(np.frombuffer(pipe.recv_bytes(), np.int64).copy()) for _ in range(3))
+                step, batch, seeds = (torch.from_numpy(np.frombuffer(receive(pipe), np.int64).copy()) for _ in range(3))
                 pipe.send_bytes(self.attempt(rank, step.item(), batch, seeds))
             except (EOFError, ConnectionError):
                 return
@@ -118,6 +119,14 @@ class Team:
         except Exception as error:
             return repr(error).encode()
         return b""
+
+
+def receive(pipe, patience=0.02):
+    """The next message. Waits awake for so many seconds before it sleeps: who is woken by another may begin on the other's core."""
+    end = time.perf_counter() + patience
+    while not pipe.poll() and time.perf_counter() < end:
+        pass
+    return pipe.recv_bytes()
 
 
 def shared(*shape):

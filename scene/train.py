@@ -51,7 +51,7 @@ def defaults(mode, photos, trained=False):
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(30 * few), "learning_rate": min(0.11, round(0.045 * few, 3))}
+        settings = {"epochs": round(24 * few), "learning_rate": min(0.11, round(0.045 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 

@@ -255,8 +255,8 @@ def alive(pid):
 
 
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 30, "learning_rate": 0.045}
-    assert defaults("CNN", 9000 / 16) == {"epochs": 60, "learning_rate": 0.09}
+    assert defaults("CNN", 9000) == {"epochs": 24, "learning_rate": 0.045}
+    assert defaults("CNN", 9000 / 16) == {"epochs": 48, "learning_rate": 0.09}
     assert defaults("CNN", 60)["learning_rate"] == 0.11
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)

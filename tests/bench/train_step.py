@@ -1,7 +1,7 @@
 """A step of training, ours beside torch.nn's: python -m tests.bench.train_step
 
 Three networks, each beside its torch.nn twin: the same architecture, weights and batch; channels last; autograd; the faster of
-torch.optim.SGD's foreach and fused. First both take twenty steps, and their losses must agree. Then they take turns, and the
+torch.optim.SGD's foreach and fused. First both take twenty steps, and their losses must agree. Then they take turns of five steps, and the
 ratio of the medians says how many times as long torch.nn takes. Whole steps: forward, loss, backward, optimizer.
 
 Memory is that of a process of its own for each side: on one core the most it held resident in twenty steps, on several what all its
@@ -91,7 +91,7 @@ def with_threads(count, step):
 
 
 def seconds(step):
-    """Of a step, the mean over a turn of STEPS: as in a training they follow each other, and what the side before has left counts little."""
+    """For a step, the mean over a turn of STEPS: in a training, too, they follow each other, and what the other side left counts little."""
     start = time.perf_counter()
     for _ in range(STEPS):
         step()

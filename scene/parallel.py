@@ -122,7 +122,8 @@ class Team:
 
 
 def receive(pipe, patience=0.02):
-    """The next message. Waits awake for so many seconds before it sleeps: who is woken by another may begin on the other's core."""
+    """The next message. Waits awake for so many seconds before it sleeps: a sleeper is often woken on its waker's core, and then shares it
+    for milliseconds."""
     end = time.perf_counter() + patience
     while not pipe.poll() and time.perf_counter() < end:
         pass

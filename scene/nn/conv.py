@@ -94,7 +94,7 @@ class Conv2d(Layer):
                 yield i, j, slice(i, i + s * rows, s), slice(j, j + s * columns, s)
 
     def patches(self, x):
-        """Every patch as a row, in one copy: (n, H, W, C) -> (n·H'·W', k·k·C)."""
+        """Every patch as a row, in one copy at most: (n, H, W, C) -> (n·H'·W', k·k·C)."""
         (n, h, w, c), k, p = x.shape, self.kernel, self.padding
         if p:
             padded = zeros((n, h + 2 * p, w + 2 * p, c), x)

@@ -5,7 +5,8 @@
 
 - `backward` writes gradients, it never adds: each layer is used once a step, so nothing needs zeroing.
 - A layer never writes into an array it received; an array it returned stays valid until its next call.
-- Evaluation (`training=False`) remembers nothing and runs on torch tensors and NumPy arrays alike.
+- Evaluation (`training=False`) runs on torch tensors and NumPy arrays alike, and remembers nothing of x. (A frozen layer may keep what
+  it has worked out of its weights.)
 
 Next: linear.py
 """

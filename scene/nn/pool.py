@@ -30,8 +30,8 @@ class MaxPool2d(Layer):
 
     def backward(self, dy):
         *places, last = self.places(self.x)
-        once = self.kernel == self.stride and not any(side % self.stride for side in self.x.shape[1:3])     # each pixel is in one window
-        dx, left, given = (empty if once else zeros)(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
+        once = self.kernel <= self.stride           # no pixel is in two windows: nothing to add up
+        dx, left, given = zeros(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
         for place in places:
             library(dy).eq(self.x[place], self.y, out=given).mul_(left)         # 1 or 0, as a number, times what is left
             dx[place] = given if once else dx[place] + given

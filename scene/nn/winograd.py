@@ -4,10 +4,10 @@ One dimension first. Four neighbouring outputs of a kernel g = (g₀, g₁, g₂
 But turned about they are coefficients of a product of polynomials, and a polynomial of degree 5 is known by its values at six points. So:
 evaluate both at 0, 1, -1, 2, -2 and ∞, multiply the six values, and interpolate:
 
-    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications; 7 for five outputs and 8 for six, with ½ and -½ as well
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]         6 multiplications; 7 for five outputs, with ½ as well, and 8 for six, with -½ too
 
-A row of H pixels is cut into R tiles of so many outputs, whose inputs overlap by two pixels. For all of its tiles at once Bᵀ is a matrix
-with a band of numbers, (P·R, H), and Aᵀ one with blocks, (H, P·R), for P points. What lies beyond the edge has no column: that is the
+A line of L pixels is cut into R tiles of so many outputs, whose inputs overlap by two pixels. For all of its tiles at once Bᵀ is a matrix
+with a band of numbers, (P·R, L), and Aᵀ one with blocks, (L, P·R), for P points. What lies beyond the edge has no column: that is the
 padding.
 
 In two dimensions an image is transformed along its width and along its height, so each tile has a value for every pair of points:
@@ -29,7 +29,7 @@ from scene.nn.conv import Conv2d
 
 POINTS = 0, 1, -1, 2, -2, 1 / 2, -1 / 2     # small numbers, for small rounding; and ∞
 TILES = 4, 5, 6             # outputs of a tile, along one axis
-TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once: what stays in a core's cache need not go to memory
+TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once, 2 MB of float32; a quarter or twice as many take as long
 
 
 class WinogradConv2d(Conv2d):
@@ -84,7 +84,7 @@ class WinogradConv2d(Conv2d):
         self.ready = {}
 
     def kernels(self, tile, training):
-        """U: (P², C, O) and the bias, None if there is none; in evaluation after `freeze` worked out once for each size of tile."""
+        """Uᵀ: (P², C, O) and the bias, None if there is none; in evaluation after `freeze` worked out once for each size of tile."""
         w, bias = self.weights(training)
         if self.frozen is None or training:
             return transform(w, tile), bias
@@ -112,25 +112,25 @@ class WinogradConv2d(Conv2d):
 
 
 def transform(w, tile):
-    """U = G g Gᵀ for each pair of channels: (O, 3, 3, C) -> (P², C, O), a view of (P², O, C)."""
+    """G g Gᵀ for each pair of channels: (O, 3, 3, C) -> (P², C, O), Uᵀ, as a view of U, (P², O, C)."""
     outputs, *_, inputs = w.shape
     rows = library(w).moveaxis(w.reshape(outputs, 9, inputs), 1, 0).reshape(9, -1)                  # (O, 3, 3, C) -> (9, O·C)
     return (kernel_matrix(tile, w) @ rows).reshape(-1, outputs, inputs).swapaxes(1, 2)              # (P², 9) @ (9, O·C) -> (P², C, O)
 
 
-def spread(x, down, across, p):
+def spread(x, down, across, points):
     """Images, transformed along both axes: (n, H, W, C) -> (P², T, C), T = R·R'·n.   down: (P·R, H), across: (P·R', W)."""
     n, h, w, c = x.shape
     rows = x.swapaxes(0, 1).swapaxes(1, 2).reshape(h, w, n * c)                 # (n, H, W, C) -> (H, W, n·C)
-    wide = (across[None] @ rows).reshape(h, p, -1)                              # (P·R', W) @ (W, n·C) -> (H, P, R'·n·C)
+    wide = (across[None] @ rows).reshape(h, points, -1)                         # (P·R', W) @ (W, n·C) -> (H, P, R'·n·C)
     tall = down[None] @ wide.swapaxes(0, 1)                                     # (P·R, H) @ (H, R'·n·C) -> (P, P·R, R'·n·C)
-    return tall.reshape(p * p, -1, c)
+    return tall.reshape(points ** 2, -1, c)
 
 
-def gather(m, down, across, p, y):
+def gather(m, down, across, points, y):
     """The way back, into y: (P², T, O) -> (n, H, W, O).   down: (H, P·R), across: (W, P·R')."""
     n, h, w, o = y.shape
-    wide = down[None] @ m.reshape(p, down.shape[1], -1)                         # (H, P·R) @ (P·R, R'·n·O) -> (P, H, R'·n·O)
+    wide = down[None] @ m.reshape(points, down.shape[1], -1)                    # (H, P·R) @ (P·R, R'·n·O) -> (P, H, R'·n·O)
     rows = wide.swapaxes(0, 1).reshape(h, across.shape[1], -1)                  # (P, H, R'·n·O) -> (H, P·R', n·O)
     image = (across[None] @ rows).reshape(h, w, n, o)                           # (W, P·R') @ (P·R', n·O) -> (H, W, n·O)
     y[...] = image.swapaxes(1, 2).swapaxes(0, 1)                                # (H, W, n, O) -> (n, H, W, O)

@@ -121,10 +121,12 @@ class Team:
         return b""
 
 
-def receive(pipe, patience=0.02):
-    """The next message. Waits awake for so many seconds before it sleeps: a sleeper is often woken on its waker's core, and then shares it
-    for milliseconds."""
-    end = time.perf_counter() + patience
+AWAKE = 0.02                # seconds; between two steps a worker waits for about half of that
+
+
+def receive(pipe):
+    """The next message. Waits awake before it sleeps: a sleeper is often woken on its waker's core, and then shares it for milliseconds."""
+    end = time.perf_counter() + AWAKE
     while not pipe.poll() and time.perf_counter() < end:
         pass
     return pipe.recv_bytes()

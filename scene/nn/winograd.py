@@ -165,7 +165,7 @@ MATRICES = {}
 
 
 def bands(length, tile, like):
-    """Bᵀ: (P·R, length) and Aᵀ: (length, P·R) for all R tiles of a row, as arrays like `like`.
+    """Bᵀ: (P·R, length) and Aᵀ: (length, P·R) for all R tiles of a line, as arrays like `like`.
 
     Row k·R + r of Bᵀ is point k's of tile r, which begins one pixel before the tile's first output.
     """

@@ -30,7 +30,7 @@ def crop(photos, size, area, generator):
     """A random part of each photo, mirrored half of the time, resized to size x size by linear interpolation.
 
     A row of the result mixes a few rows of the photo, and a column a few columns: out = R photo Cᵀ, for each colour, with
-    R: (N, size, H) and C: (N, size, W), two batched matrix products.
+    R: (N, size, H) and C: (N, size, W), two batched matrix products. Between them the colours of a row lie one behind the other.
     """
     n, h, w, c = photos.shape
     share = uniform(area, 1, n, generator)
@@ -40,10 +40,11 @@ def crop(photos, size, area, generator):
     left = uniform(0, 1, n, generator) * (1 - width)
     mirrored = uniform(0, 1, n, generator) < 0.5
     left, width = torch.where(mirrored, left + width, left), torch.where(mirrored, -width, width)
-    tall = interpolation(top, height, h, size) @ photos.float().reshape(n, h, w * c)        # -> (N, size, W·C)
-    wide = tall.reshape(n, size, w, c).transpose(1, 2).reshape(n, w, size * c)              # -> (N, W, size·C)
-    across = interpolation(left, width, w, size) @ wide                                     # -> (N, size, size·C)
-    return across.reshape(n, size, size, c).transpose(1, 2).contiguous()                    # columns, rows -> rows, columns
+    planes = photos.float().transpose(2, 3).reshape(n, h, c * w)                            # (N, H, W, C) -> (N, H, C·W)
+    tall = interpolation(top, height, h, size) @ planes                                     # -> (N, size, C·W)
+    across = interpolation(left, width, w, size).transpose(1, 2)                            # (N, W, size)
+    both = tall.reshape(n, size * c, w) @ across                                            # -> (N, size·C, size)
+    return both.reshape(n, size, c, size).transpose(2, 3).contiguous()                      # -> (N, size, size, C)
 
 
 def interpolation(start, extent, source, size):

@@ -1,6 +1,6 @@
 """What is noticed about folders and photos, and how it is shown: one table, good to read with three lines or three thousand.
 
-Next: folder.py
+Next: cores.py
 """
 
 import re

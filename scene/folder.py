@@ -14,7 +14,6 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from scene import photo
 from scene.command import printable
+from scene.cores import on_all_cores, shared_memory
 from scene.findings import DataError, Finding
 
 SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
@@ -209,9 +209,6 @@ def load(listings, classes, size, findings=(), skip_bad=False):
     return sets, findings
 
 
-TOGETHER = 8                # photos that a thread takes at a time: one by one, handing them out took as long as decoding
-
-
 def decode_all(paths, size, verdict):
     """Decodes photos on all cores: pixels (N, S, S, 3), {path: SHA-256 of the pixels}, findings.
 
@@ -219,7 +216,7 @@ def decode_all(paths, size, verdict):
     """
     from tqdm import tqdm
 
-    pixels, digests = np.empty((len(paths), size, size, 3), np.uint8), {}
+    pixels = shared_memory((len(paths), size, size, 3), np.uint8)
 
     def look(i):
         where = printable(paths[i])
@@ -227,24 +224,13 @@ def decode_all(paths, size, verdict):
             data = photo.read(paths[i])
             pixels[i] = photo.decode(data, size)
         except photo.PhotoError as error:
-            return Finding(verdict, where, str(error))
-        digests[paths[i]] = hashlib.sha256(pixels[i]).digest()
+            return None, Finding(verdict, where, str(error))
         odd = oddity(paths[i], data, size)
-        return odd and Finding("accepted", where, odd)
+        return hashlib.sha256(pixels[i]).digest(), odd and Finding("accepted", where, odd)
 
-    def look_at(start):
-        return [look(i) for i in range(start, min(start + TOGETHER, len(paths)))]
-
-    pool = ThreadPoolExecutor(cores())          # threads: Pillow lets go of Python's lock while it decodes and resizes
-    findings = []
-    try:
-        with tqdm(desc="photos", total=len(paths), leave=False, disable=None) as bar:
-            for noticed in pool.map(look_at, range(0, len(paths), TOGETHER)):
-                findings += filter(None, noticed)
-                bar.update(len(noticed))
-        return pixels, digests, findings
-    finally:
-        pool.shutdown(cancel_futures=True)      # after Ctrl-C, what has not begun never does
+    looks = list(tqdm(on_all_cores(look, len(paths)), desc="photos", total=len(paths), leave=False, disable=None))
+    digests = {path: digest for path, (digest, _) in zip(paths, looks, strict=True) if digest}
+    return pixels, digests, [finding for _, finding in looks if finding]
 
 
 def oddity(path, data, size):
@@ -286,8 +272,3 @@ def leave_out(listing, digests, findings):
             where = printable(os.path.join(listing.folder, name))
             findings.append(Finding("error", where, "none of its photos can be used: put others there, or delete the folder"))
     return replace(listing, photos=photos)
-
-
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from scene import command, folder, metrics, modelfile
 from scene.checkpoint import Checkpoint, describe
 from scene.command import UserError, printable
+from scene.cores import on_all_cores
 from scene.findings import table
 from scene.predict import Classifier
 
@@ -43,7 +44,7 @@ def run(options):
         train_and_save(train_photos, teacher, options, output)
         classifier = Classifier.open(output.model)      # from the file: what is tested is what will be deployed
 
-    report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels), classifier.classes)
+    report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels, on_all_cores), classifier.classes)
     report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2),
               "findings": [finding._asdict() for finding in findings]}
     modelfile.write(output.metrics, json.dumps(report, indent=1).encode())

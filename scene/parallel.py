@@ -11,7 +11,6 @@ the parent, nothing of it remains.
 Next: metrics.py
 """
 
-import mmap
 import multiprocessing
 import signal
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from scene.command import STOPS
-from scene.folder import cores
+from scene.cores import cores, shared_memory
 
 
 class Team:
@@ -133,6 +132,5 @@ def receive(pipe):
 
 
 def shared(*shape):
-    """Zeroed float32 memory that forked processes share; it has no name and goes when the last of them does."""
-    n = max(1, int(np.prod(shape)))
-    return torch.frombuffer(mmap.mmap(-1, 4 * n), dtype=torch.float32)[:int(np.prod(shape))].reshape(shape)
+    """Zeroed float32 memory that forked processes share."""
+    return torch.from_numpy(shared_memory(shape, np.float32))

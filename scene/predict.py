@@ -17,6 +17,7 @@ import numpy as np
 
 from scene import command, modelfile, photo
 from scene.command import printable
+from scene.cores import in_turn
 from scene.models import MODES
 from scene.nn.arrays import adopt, as_numpy, flip, library
 from scene.nn.loss import softmax
@@ -42,21 +43,25 @@ class Classifier:
         except modelfile.ModelFileError as error:
             raise modelfile.ModelFileError(f"{printable(path)} is not a usable model: {error}.") from error
 
-    def probabilities(self, pixels):
+    def probabilities(self, pixels, run=in_turn):
         """The probability of each class for decoded photos: uint8 (N, H, W, 3) -> float32 (N, K), both NumPy.
 
         The scores of the photo and of its mirror image are averaged: a scene is the same seen in a mirror.
+        run: `in_turn` or, for many photos, `on_all_cores`.
         """
-        rows, step = [], max(1, BATCH_PIXELS // self.network.image_size ** 2)
-        for i in range(0, len(pixels), step):
-            x = adopt(pixels[i:i + step], self.network.params)
-            if self.card["mirror"]:
-                z = self.network.forward(library(x).concatenate([x, flip(x, 2)]))       # (2N, H, W, 3) -> (2N, K)
-                z = (z[:len(x)] + z[len(x):]) / 2
-            else:
-                z = self.network.forward(x)
-            rows.append(as_numpy(softmax(z)))
-        return np.concatenate(rows)
+        step = max(1, BATCH_PIXELS // self.network.image_size ** 2)
+        rows = run(lambda i: self.answer(pixels[i * step:(i + 1) * step]), -(-len(pixels) // step))
+        return np.concatenate(list(rows))
+
+    def answer(self, pixels):
+        """The probabilities for a few photos, all at once."""
+        x = adopt(pixels, self.network.params)
+        if self.card["mirror"]:
+            z = self.network.forward(library(x).concatenate([x, flip(x, 2)]))           # (2N, H, W, 3) -> (2N, K)
+            z = (z[:len(x)] + z[len(x):]) / 2
+        else:
+            z = self.network.forward(x)
+        return as_numpy(softmax(z))
 
     def classify(self, data, limits=photo.LOCAL):
         """The bytes of a photo -> {class: probability}, the likeliest first. Raises PhotoError."""

@@ -29,8 +29,8 @@ class Settings:
 
     epochs: int
     learning_rate: float
-    batch_size: int = 64
-    shard: int = 32                     # photos that one core works on at a time: two cores share a batch
+    batch_size: int = 128
+    shard: int = 64                     # photos that one core works on at a time: two cores share a batch
     crop_area: float = 0.5              # crops keep this share of a photo or more
     loss: str = "cross-entropy"
     seed: int = 0
@@ -51,7 +51,7 @@ def defaults(mode, photos, trained=False):
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(24 * few), "learning_rate": min(0.11, round(0.045 * few, 3))}
+        settings = {"epochs": round(24 * few), "learning_rate": min(0.15, round(0.08 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 
@@ -138,7 +138,7 @@ def size_at(t, network):
     return max(8, round(whole * share) // 4 * 4)
 
 
-def recalibrate(network, pixels, size, most=32):
+def recalibrate(network, pixels, size, most=16):
     """Measures the norms' means and variances anew: on whole photos and with the final weights, in batches of about this size.
 
     Training's running averages are of crops that are smaller than the whole photos which the network is asked about. Whole photos

@@ -8,10 +8,7 @@ import io
 import os
 import subprocess
 import sys
-import threading
-import time
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scene import folder, photo
+from scene import photo
 from scene.command import printable
 from scene.findings import ALIKE, DataError, Finding, table
 from scene.folder import check, check_test, load, scan
@@ -234,8 +231,9 @@ def test_same_pixels_on_any_number_of_cores(train, monkeypatch):
     for i, name in enumerate(os.listdir(train / "ocean")):
         Image.effect_noise((50 + i, 40), 80).save(train / "ocean" / name)
     results = []
+    monkeypatch.setattr("scene.cores.TOGETHER", 1)
     for cores in (1, 2, 7):
-        monkeypatch.setattr(folder, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr("scene.cores.cores", lambda cores=cores: cores)
         (photos,), _ = load([scan(train)], ["grass", "ocean", "road"], 16)
         results.append(photos.pixels)
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
@@ -265,63 +263,6 @@ def test_photos_left_out_leave_the_others_in_their_places(train, test):
     assert photos.labels.tolist() == [0, 1, 1, 2] and others.labels.tolist() == [0, 1, 2]
     for path, pixels in zip(photos.paths + others.paths, [*photos.pixels, *others.pixels], strict=True):
         assert abs(pixels.astype(int) - COLORS[path.split("/")[-2]]).max() <= 6
-
-
-def test_photos_are_decoded_at_the_same_time(train, monkeypatch):
-    """Two decoders meet at a barrier: with one thread, the first would wait in vain."""
-    barrier = threading.Barrier(2)
-
-    def meet(data, size):
-        barrier.wait(timeout=10)
-        return np.zeros((size, size, 3), np.uint8)
-
-    monkeypatch.setattr(folder, "cores", lambda: 2)
-    monkeypatch.setattr(folder, "TOGETHER", 1)
-    monkeypatch.setattr(photo, "decode", meet)
-    (photos,), _ = load([scan(train)], ["grass", "ocean", "road"], 4)
-    assert len(photos.pixels) == 6
-
-
-def test_an_interruption_does_not_wait_for_the_rest(train, monkeypatch):
-    decoded = []
-
-    def interrupt(data, size):
-        decoded.append(1)
-        raise KeyboardInterrupt
-
-    for i in range(500):
-        (train / "grass" / f"{i}.jpg").write_bytes(b"x")
-    monkeypatch.setattr(folder, "cores", lambda: 1)
-    monkeypatch.setattr(photo, "decode", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        load([scan(train)], ["grass", "ocean", "road"], 4)
-    assert len(decoded) < 400
-
-
-def test_an_interruption_before_all_are_queued_does_not_wait_for_them(train, monkeypatch):
-    """Ctrl-C while a large set is still being handed to the threads."""
-    decoded, queued = [], []
-    submit = ThreadPoolExecutor.submit
-
-    def interrupt(*arguments):
-        if len(queued) == 100:
-            raise KeyboardInterrupt
-        queued.append(1)
-        return submit(*arguments)
-
-    def decode(data, size):
-        decoded.append(1)
-        time.sleep(0.02)
-        raise photo.PhotoError("?")
-
-    plant(train, grass=[f"{i}.jpg" for i in range(200)])
-    monkeypatch.setattr(folder, "cores", lambda: 1)
-    monkeypatch.setattr(folder, "TOGETHER", 1)
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupt)
-    monkeypatch.setattr(photo, "decode", decode)
-    with pytest.raises(KeyboardInterrupt):
-        load([scan(train)], ["grass", "ocean", "road"], 4)
-    assert len(queued) == 100 and len(decoded) < 80
 
 
 def test_the_bar_is_for_terminals(train, capsys, monkeypatch):

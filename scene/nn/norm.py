@@ -25,7 +25,7 @@ class BatchNorm(Layer):
     def forward(self, x, training=False):
         self.expect(x, *(None,) * (len(x.shape) - 1), self.channels)
         if training:
-            return self.forward_batch(x.reshape(-1, self.channels)).reshape(x.shape)
+            return self.forward_batch(x)
         scale, shift = self.frozen or self.scale_and_shift()
         if scale is None:                   # the convolution before has done it
             return x
@@ -43,26 +43,25 @@ class BatchNorm(Layer):
         scale, shift = self.scale_and_shift()
         self.frozen = (None, None) if before is not None and before.absorb(scale, shift) else (scale, shift)
 
-    def forward_batch(self, rows):
-        """Training: with the mean and variance of the batch, rows (M, C), which also move the running averages."""
-        m = len(rows)
+    def forward_batch(self, x):
+        """Training: with the mean and variance of the batch, which also move the running averages."""
+        self.axes = tuple(range(x.ndim - 1))                # all but the channels, in whichever order they lie in memory
+        m = x.shape[:-1].numel()
         if m < 2:
             raise ValueError("BatchNorm cannot train on a single row: it has no variance")
-        mean = rows.mean(0)
-        self.centred = rows - mean
-        var = (self.centred * self.centred).mean(0)
+        mean = x.mean(self.axes)
+        self.centred = x - mean
+        var = (self.centred * self.centred).mean(self.axes)
         self.std = (var + self.epsilon).sqrt()
         self.mean.lerp_(mean, self.momentum)
         self.var.lerp_(var * (m / (m - 1)), self.momentum)
-        return library(rows).addcmul(self.b, self.centred, self.w / self.std)       # b + centred · w/σ in one pass
+        return library(x).addcmul(self.b, self.centred, self.w / self.std)          # b + centred · w/σ in one pass
 
     def backward(self, dy):
-        xp, m = library(dy), len(self.centred)
-        rows = dy.reshape(-1, self.channels)                # (…, C) -> (M, C)
-        xp.sum(rows, 0, out=self.db)
-        xp.sum(rows * self.centred, 0, out=self.dw)
+        xp, m = library(dy), dy.shape[:-1].numel()
+        xp.sum(dy, self.axes, out=self.db)
+        xp.sum(dy * self.centred, self.axes, out=self.dw)
         self.dw.div_(self.std)
         scale = self.w / self.std
-        dx = xp.addcmul(-scale * self.db / m, rows, scale)                          # γ/σ (dy - dβ/M)
-        dx.addcmul_(self.centred, -scale * self.dw / (m * self.std))                # - γ/σ x̂ dγ/M
-        return dx.reshape(dy.shape)
+        dx = xp.addcmul(-scale * self.db / m, dy, scale)                            # γ/σ (dy - dβ/M)
+        return dx.addcmul_(self.centred, -scale * self.dw / (m * self.std))         # - γ/σ x̂ dγ/M

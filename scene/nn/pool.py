@@ -5,7 +5,7 @@ Next: norm.py
 
 from functools import reduce
 
-from scene.nn.arrays import empty, library, zeros
+from scene.nn.arrays import library
 from scene.nn.layer import Layer
 
 
@@ -29,11 +29,12 @@ class MaxPool2d(Layer):
         return y
 
     def backward(self, dy):
+        xp = library(dy)
         *places, last = self.places(self.x)
         once = self.kernel <= self.stride           # no pixel is in two windows: nothing to add up
-        dx, left, given = zeros(self.x.shape, dy), dy.clone(), empty(dy.shape, dy)
+        dx, left, given = xp.zeros_like(self.x), dy.clone(), xp.empty_like(dy)
         for place in places:
-            library(dy).eq(self.x[place], self.y, out=given).mul_(left)         # 1 or 0, as a number, times what is left
+            xp.eq(self.x[place], self.y, out=given).mul_(left)         # 1 or 0, as a number, times what is left
             dx[place] = given if once else dx[place] + given
             left -= given                           # given away: later ties get nothing
         dx[last] = left if once else dx[last] + left

@@ -50,7 +50,7 @@ class WinogradConv2d(Conv2d):
         tile = self.tile(*x.shape[1:3])
         (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
         u, bias = self.kernels(tile, training)
-        y = empty((*x.shape[:3], self.outputs), x)
+        y = images((*x.shape[:3], self.outputs), x)
         if training:
             self.x_shape, self.u, self.v = x.shape, u, []
         for part in self.parts(y, tile):
@@ -65,7 +65,7 @@ class WinogradConv2d(Conv2d):
     def backward(self, dy):
         tile = self.tile(*dy.shape[1:3])
         (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
-        dx = empty(self.x_shape, dy) if self.needs_dx else None
+        dx = images(self.x_shape, dy) if self.needs_dx else None
         u = self.u.swapaxes(1, 2)                                               # (P², C, O) -> (P², O, C)
         du = u.new_zeros(u.shape)
         for part, v in zip(self.parts(dy, tile), self.v, strict=True):
@@ -116,6 +116,12 @@ def transform(w, tile):
     outputs, *_, inputs = w.shape
     rows = library(w).moveaxis(w.reshape(outputs, 9, inputs), 1, 0).reshape(9, -1)                  # (O, 3, 3, C) -> (9, O·C)
     return (kernel_matrix(tile, w) @ rows).reshape(-1, outputs, inputs).swapaxes(1, 2)              # (P², 9) @ (9, O·C) -> (P², C, O)
+
+
+def images(shape, like):
+    """An uninitialised batch of images, (N, H, W, C), that lies in memory as (H, W, N, C): so `spread` finds its rows as they are."""
+    n, h, w, c = shape
+    return empty((h, w, n, c), like).swapaxes(1, 2).swapaxes(0, 1)
 
 
 def spread(x, down, across, points):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scene import folder
-from scene.folder import cores
+from scene.cores import cores
 
 SIZE, BORDER, BATCH, RATE = 64, 8, 64, 0.1
 

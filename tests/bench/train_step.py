@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from scene.folder import cores
+from scene.cores import cores
 from scene.models import CNN, FCNN
 from scene.nn.loss import CrossEntropy
 from scene.optim import SGD

@@ -73,4 +73,4 @@ def relight(photos, strength, generator):
     mean = photos.mean((1, 2, 3))[:, None]
     gain, shift = brightness * contrast, brightness * (1 - contrast) * mean                 # y = gain x + shift
     rows = photos.reshape(n, h, w * c)                                                      # a row of W pixels at once: faster
-    return (rows * gain.repeat(1, w)[:, None] + shift.repeat(1, w)[:, None]).clip_(0, 255).reshape(n, h, w, c)
+    return torch.addcmul(shift.repeat(1, w)[:, None], rows, gain.repeat(1, w)[:, None]).clip_(0, 255).reshape(n, h, w, c)

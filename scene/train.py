@@ -7,12 +7,15 @@ import math
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from scene.augment import augment
 from scene.checkpoint import Keeper
 from scene.command import UserError, postponed, tune_malloc
+from scene.cores import in_turn, on_all_cores
+from scene.nn.arrays import as_numpy
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.nn.norm import BatchNorm
 from scene.optim import Muon, one_cycle
@@ -31,7 +34,7 @@ class Settings:
     learning_rate: float
     batch_size: int = 128
     shard: int = 64                     # photos that one core works on at a time: two cores share a batch
-    crop_area: float = 0.5              # crops keep this share of a photo or more
+    crop_area: float = 0.5              # crops keep this share of a photo or more, at first
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
@@ -51,7 +54,7 @@ def defaults(mode, photos, trained=False):
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(24 * few), "learning_rate": min(0.15, round(0.08 * few, 3))}
+        settings = {"epochs": round(28 * few), "learning_rate": min(0.15, round(0.08 * few, 3))}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 
@@ -83,7 +86,8 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     steps = settings.epochs * batches
 
     def learn(step, batch, randomness):
-        x = augment(pixels[batch], size_at(step / steps, network), settings.crop_area, randomness)
+        batch = batch.to(pixels.device)
+        x = augment(pixels.index_select(0, batch), *view_at(step / steps, network, settings.crop_area), randomness)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
@@ -120,22 +124,23 @@ def say_reused(network, names):
     print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {', '.join(sorted(arrays.keys() - set(names)))}.", flush=True)
 
 
-STAGES = (0.4, 2 / 5), (0.75, 3 / 5), (0.92, 4 / 5), (1, 1)     # until this share of the training: the side of crops, of that of photos
+# Until this share of the training: the side of crops, of that of photos; and how far the smallest crop has grown towards the whole photo.
+STAGES = (0.4, 2 / 5, 0), (0.75, 3 / 5, 0), (0.92, 4 / 5, 0.4), (1, 1, 0.8)
 
 
-def size_at(t, network):
-    """The side of training's crops when a share t of the training is done: small ones first, as STAGES says.
+def view_at(t, network, area):
+    """The side of training's crops when a share t of the training is done, and the least share of a photo that they keep, at first `area`.
 
-    What takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of the side a thing is
-    shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its photo, three quarters
-    on average. The end is at their full size, to grow used to them.
+    Small ones first: what takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of
+    the side a thing is shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its
+    photo. The end is at their full size, and of almost the whole photo, to grow used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
-    whole = network.image_size
-    share = next(share for until, share in STAGES if t < until)
-    if not network.any_size or share == 1:
-        return whole
-    return max(8, round(whole * share) // 4 * 4)
+    if not network.any_size:
+        return network.image_size, area
+    side, grown = next(view for until, *view in STAGES if t < until)
+    size = network.image_size if side == 1 else max(8, round(network.image_size * side) // 4 * 4)
+    return size, area + grown * (1 - area)
 
 
 def recalibrate(network, pixels, size, most=16):
@@ -147,10 +152,16 @@ def recalibrate(network, pixels, size, most=16):
     """
     norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
     momentum, batches = norms[0].momentum, parts(len(pixels), size)
-    for i in range(min(batches, most)):
-        for norm in norms:
-            norm.momentum = 1 / (i + 1)                             # so the running averages become plain means over these batches
+    for norm in norms:
+        norm.momentum = 1                                           # so the running averages become those of one batch
+
+    def measure(i):
         network.forward(pixels[i::batches], training=True)          # photos lie class by class: this takes some of each
+        return as_numpy(network.state).copy()
+
+    run = on_all_cores if pixels.device.type == "cpu" else in_turn
+    states = list(run(measure, min(batches, most)))
+    network.state.copy_(torch.from_numpy(np.mean(states, 0)))
     for norm in norms:
         norm.momentum = momentum
 

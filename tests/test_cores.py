@@ -106,6 +106,7 @@ def test_nothing_outlives_a_parent_that_was_killed():
 
 
 def alive(pid):
+    """Whether a process still runs; one that has ended and waits for a parent to notice does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"

@@ -18,7 +18,8 @@ from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
-from scene.train import Diverged, Progress, Settings, defaults, parts, recalibrate, train
+from scene.train import Diverged, Progress, Settings, defaults, parts, recalibrate, train, view_at
+from tests.test_cores import alive
 
 
 def photos(n=70, size=16, classes=3):
@@ -68,7 +69,7 @@ def test_statistics_that_do_not_move_stay_to_the_bit(monkeypatch):
 def test_the_loop_does_what_the_settings_say(monkeypatch):
     """Every photo once an epoch in another order, at the schedule's rates, through augmentation at the size of the moment."""
     monkeypatch.setattr("scene.parallel.cores", lambda: 1)
-    made, rates, batches, sizes = [], [], [], []
+    made, rates, batches, views = [], [], [], []
 
     class Spy(Muon):
         def __init__(self, network, *settings):
@@ -80,8 +81,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
             super().step(rate)
 
     def spy(pixels, size, area, generator):
-        assert area == 0.7
-        sizes.append(size)
+        views.append((size, round(area, 9)))
         batches.append(pixels[:, 0, 0, 0].tolist())
         return augment(pixels, size, area, generator)
 
@@ -92,7 +92,7 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01, 3.0)]
     assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
-    assert sizes == [16] * 8 + [24] * 7 + [32] * 4 + [40]
+    assert views == [(16, 0.7)] * 8 + [(24, 0.7)] * 7 + [(32, 0.82)] * 4 + [(40, 0.94)]
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 10
 
@@ -245,21 +245,17 @@ def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
     assert set(os.listdir("/dev/shm")) <= shared_before
 
 
-def alive(pid):
-    """Whether a process still runs; one that has ended and waits for a parent to notice does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 24, "learning_rate": 0.045}
-    assert defaults("CNN", 9000 / 16) == {"epochs": 48, "learning_rate": 0.09}
-    assert defaults("CNN", 60)["learning_rate"] == 0.11
+    assert defaults("CNN", 9000) == {"epochs": 28, "learning_rate": 0.08}
+    assert defaults("CNN", 9000 / 8) == {"epochs": 47, "learning_rate": 0.135}
+    assert defaults("CNN", 60)["learning_rate"] == 0.15
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
+
+
+def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
+    assert view_at(0, CNN(2, 10), 0.5) == (8, 0.5) and view_at(0.99, CNN(2, 10), 0.5) == (10, 0.9)
+    assert view_at(0, FCNN(2, 24), 0.85) == view_at(0.99, FCNN(2, 24), 0.85) == (24, 0.85)
 
 
 def test_a_trained_cnn_knows_the_statistics_of_whole_photos():
@@ -273,6 +269,16 @@ def test_a_trained_cnn_knows_the_statistics_of_whole_photos():
     state = network.state.clone()
     recalibrate(network, pixels, 8)
     torch.testing.assert_close(network.state, state)            # which depends on the photos and weights alone
+
+
+def test_the_statistics_are_the_same_on_any_number_of_cores(monkeypatch):
+    pixels, states = photos(n=64, size=16)[0], []
+    for number in (1, 2):
+        monkeypatch.setattr("scene.cores.cores", lambda number=number: number)
+        network = CNN(3, 16).start(torch.Generator().manual_seed(0))
+        recalibrate(network, pixels, 4)
+        states.append(network.state)
+    assert torch.equal(*states)
 
 
 def test_many_photos_are_not_all_needed_for_the_statistics():

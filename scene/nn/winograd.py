@@ -28,7 +28,8 @@ from scene.nn.arrays import empty, library
 from scene.nn.conv import Conv2d
 
 POINTS = 0, 1, -1, 2, -2, 1 / 2, -1 / 2     # small numbers, for small rounding; and ∞
-TILES = 4, 5, 6             # outputs of a tile, along one axis
+TILES = 2, 4, 5, 6          # outputs of a tile, along one axis
+READING = 24                # to read a number of U takes about as long as so many multiplications: what counts for a single photo
 TILE_NUMBERS = 1 << 19      # transformed numbers worked on at once, 2 MB of float32; a quarter or twice as many take as long
 
 
@@ -47,7 +48,7 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
-        tile = self.tile(*x.shape[1:3])
+        tile = self.tile(*x.shape[:3])
         (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
         u, bias = self.kernels(tile, training)
         y = images((*x.shape[:3], self.outputs), x)
@@ -55,15 +56,16 @@ class WinogradConv2d(Conv2d):
             self.x_shape, self.u, self.v = x.shape, u, []
         for part in self.parts(y, tile):
             v = spread(x[part], bh, bw, tile + 2)                               # (n, H, W, C) -> (P², T, C)
-            gather(v @ u, ah, aw, tile + 2, y[part])                            # (P², T, C) @ (P², C, O) -> … -> (n, H, W, O)
+            m = v @ u                                                           # (P², T, C) @ (P², C, O) -> (P², T, O)
+            if bias is not None:
+                m[tile + 3] += bias         # the pair of points 1 and 1: Aᵀ adds its value to every output of a tile
+            gather(m, ah, aw, tile + 2, y[part])                                # (P², T, O) -> (n, H, W, O)
             if training:
                 self.v.append(v)
-        if bias is not None:
-            y += bias
         return y
 
     def backward(self, dy):
-        tile = self.tile(*dy.shape[1:3])
+        tile = self.tile(*dy.shape[:3])
         (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
         dx = images(self.x_shape, dy) if self.needs_dx else None
         u = self.u.swapaxes(1, 2)                                               # (P², C, O) -> (P², O, C)
@@ -95,14 +97,14 @@ class WinogradConv2d(Conv2d):
             self.ready[tile] = ready
         return self.ready[tile], bias
 
-    def tile(self, h, w):
-        """The size of tile that takes the fewest multiplications for images of h x w pixels."""
-        def multiplications(tile):
+    def tile(self, n, h, w):
+        """The size of tile that takes the least for n images of h x w pixels, in multiplications and what reading U costs."""
+        def cost(tile):
             p, rows, columns = tile + 2, count(h, tile), count(w, tile)
             axes = p * columns * h * (w + p * rows)
-            return p * p * rows * columns * self.inputs * self.outputs + axes * (self.inputs + self.outputs)
+            return p * p * (n * rows * columns + READING) * self.inputs * self.outputs + n * axes * (self.inputs + self.outputs)
 
-        return min(TILES, key=multiplications)
+        return min(TILES, key=cost)
 
     def parts(self, y, tile):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""

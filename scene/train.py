@@ -125,7 +125,7 @@ def say_reused(network, names):
 
 
 # Until this share of the training: the side of crops, of that of photos; and how far the smallest crop has grown towards the whole photo.
-STAGES = (0.4, 2 / 5, 0), (0.75, 3 / 5, 0), (0.92, 4 / 5, 0.4), (1, 1, 0.8)
+STAGES = (0.4, 2 / 5, 0), (0.75, 3 / 5, 0.3), (0.92, 4 / 5, 0.6), (1, 1, 1)
 
 
 def view_at(t, network, area):
@@ -133,7 +133,7 @@ def view_at(t, network, area):
 
     Small ones first: what takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of
     the side a thing is shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its
-    photo. The end is at their full size, and of almost the whole photo, to grow used to them.
+    photo. The end is at their full size, and of the whole photo but for its shape, to grow used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
     if not network.any_size:

@@ -22,6 +22,7 @@ for the matrices of any points: Blahut, Fast Algorithms for Signal Processing (2
 Next: pool.py
 """
 
+from functools import cache
 from math import prod
 
 from scene.nn.arrays import empty, library
@@ -48,7 +49,7 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
-        tile = self.tile(*x.shape[:3])
+        tile = best_tile(*x.shape[:3], self.inputs, self.outputs)
         (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
         u, bias = self.kernels(tile, training)
         y = images((*x.shape[:3], self.outputs), x)
@@ -65,7 +66,7 @@ class WinogradConv2d(Conv2d):
         return y
 
     def backward(self, dy):
-        tile = self.tile(*dy.shape[:3])
+        tile = best_tile(*dy.shape[:3], self.inputs, self.outputs)
         (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
         dx = images(self.x_shape, dy) if self.needs_dx else None
         u = self.u.swapaxes(1, 2)                                               # (P², C, O) -> (P², O, C)
@@ -96,15 +97,6 @@ class WinogradConv2d(Conv2d):
             ready[...] = u                  # laid out anew, as NumPy's matrix library likes it
             self.ready[tile] = ready
         return self.ready[tile], bias
-
-    def tile(self, n, h, w):
-        """The size of tile that takes the least for n images of h x w pixels, in multiplications and what reading U costs."""
-        def cost(tile):
-            p, rows, columns = tile + 2, count(h, tile), count(w, tile)
-            axes = p * columns * h * (w + p * rows)
-            return p * p * (n * rows * columns + READING) * self.inputs * self.outputs + n * axes * (self.inputs + self.outputs)
-
-        return min(TILES, key=cost)
 
     def parts(self, y, tile):
         """The batch in slices of a few images, as many as TILE_NUMBERS allows."""
@@ -142,6 +134,17 @@ def gather(m, down, across, points, y):
     rows = wide.swapaxes(0, 1).reshape(h, across.shape[1], -1)                  # (P, H, R'·n·O) -> (H, P·R', n·O)
     image = (across[None] @ rows).reshape(h, w, n, o)                           # (W, P·R') @ (P·R', n·O) -> (H, W, n·O)
     y[...] = image.swapaxes(1, 2).swapaxes(0, 1)                                # (H, W, n, O) -> (n, H, W, O)
+
+
+@cache
+def best_tile(n, h, w, inputs, outputs):
+    """The size of tile that takes the least for n images of h x w pixels, in multiplications and what reading U costs."""
+    def cost(tile):
+        p, rows, columns = tile + 2, count(h, tile), count(w, tile)
+        axes = p * columns * h * (w + p * rows)
+        return p * p * (n * rows * columns + READING) * inputs * outputs + n * axes * (inputs + outputs)
+
+    return min(TILES, key=cost)
 
 
 def count(length, tile):

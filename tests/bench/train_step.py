@@ -174,7 +174,7 @@ def resident(what, file, process="self"):
 NETWORKS = {                                                # name: (network, photos in a batch, their side, photos in a shard)
     "original FCNN": (original_fcnn, 32, 32, 32),
     "FCNN": (lambda: FCNN(5, dropout=0), 256, 24, 128),
-    "CNN": (lambda: CNN(5), 64, 64, 32),
+    "CNN": (lambda: CNN(5), 128, 64, 64),
 }
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ def test_the_matrices_for_four_outputs_are_those_of_lavin_and_gray():
 
 @pytest.mark.parametrize(("side", "tile"), [(4, 4), (5, 5), (6, 6), (8, 4), (10, 5), (12, 6), (16, 4), (20, 5)])
 def test_tiles_fit_the_image(side, tile):
-    assert WinogradConv2d(64, 64).tile(64, side, side) == tile
+    assert winograd.best_tile(64, side, side, 64, 64) == tile
 
 
 def test_a_single_photo_has_smaller_tiles_where_kernels_are_many():
     """There, most of the time goes into reading U: P² numbers for each pair of channels."""
-    assert [WinogradConv2d(128, 128).tile(n, 10, 10) for n in (1, 2, 64)] == [2, 2, 5]
-    assert WinogradConv2d(64, 64).tile(2, 20, 20) == 5
+    assert [winograd.best_tile(n, 10, 10, 128, 128) for n in (1, 2, 64)] == [2, 2, 5]
+    assert winograd.best_tile(2, 20, 20, 64, 64) == 5
 
 
 @given(st.sampled_from([(32, 32), (64, 128)]), st.sampled_from([16, 18, 20]), seeds)

@@ -128,12 +128,14 @@ def spread(x, down, across, points):
 
 
 def gather(m, down, across, points, y):
-    """The way back, into y: (P², T, O) -> (n, H, W, O).   down: (H, P·R), across: (W, P·R')."""
-    n, h, w, o = y.shape
-    wide = down[None] @ m.reshape(points, down.shape[1], -1)                    # (H, P·R) @ (P·R, R'·n·O) -> (P, H, R'·n·O)
-    rows = wide.swapaxes(0, 1).reshape(h, across.shape[1], -1)                  # (P, H, R'·n·O) -> (H, P·R', n·O)
-    image = (across[None] @ rows).reshape(h, w, n, o)                           # (W, P·R') @ (P·R', n·O) -> (H, W, n·O)
-    y[...] = image.swapaxes(1, 2).swapaxes(0, 1)                                # (H, W, n, O) -> (n, H, W, O)
+    """The way back, into y as `images` makes it: (P², T, O) -> (n, H, W, O).   down: (H, P·R), across: (W, P·R')."""
+    matmul, (n, h, w, o) = library(m).matmul, y.shape
+    tall = m.reshape(points, down.shape[1], -1)                                 # (P², T, O) -> (P, P·R, R'·n·O)
+    wide = empty((h, points, tall.shape[2]), m)
+    matmul(down[None], tall, out=wide.swapaxes(0, 1))                           # (H, P·R) @ (P·R, R'·n·O) -> (P, H, R'·n·O)
+    rows = wide.reshape(h, across.shape[1], -1)                                 # (H, P, R'·n·O) -> (H, P·R', n·O)
+    image = y.swapaxes(0, 1).swapaxes(1, 2).reshape(h, w, n * o)                # a view
+    matmul(across[None], rows, out=image)                                       # (W, P·R') @ (P·R', n·O) -> (H, W, n·O)
 
 
 @cache

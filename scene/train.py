@@ -34,7 +34,8 @@ class Settings:
     learning_rate: float
     batch_size: int = 128
     shard: int = 64                     # photos that one core works on at a time: two cores share a batch
-    crop_area: float = 0.5              # crops keep this share of a photo or more, at first
+    crop_area: float = 0.5              # crops keep this share of a photo or more
+    crop_growth: float = 1              # how far that has grown to the whole photo at the end of the training, 0…1
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
@@ -47,14 +48,16 @@ def defaults(mode, photos, trained=False):
     """Settings that depend on the mode, the number of photos, and whether the network has been trained before.
 
     Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger: twice, up to
-    0.11. A fully connected network has to learn a thing anew wherever a crop puts it, so its crops stay close to the whole photo.
+    0.15. And crops stay crops, for so few whole photos would be known by heart. A fully connected network has to learn a thing anew
+    wherever a crop puts it, so its crops stay close to the whole photo.
     Steps as large as those of a start from nothing would undo what is learned.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
         settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(28 * few), "learning_rate": min(0.15, round(0.08 * few, 3))}
+        settings = {"epochs": round(28 * few), "learning_rate": min(0.15, round(0.08 * few, 3)),
+                    "crop_growth": round(min(1, max(0, 2 - few)), 2)}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 
@@ -87,7 +90,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
 
     def learn(step, batch, randomness):
         batch = batch.to(pixels.device)
-        x = augment(pixels.index_select(0, batch), *view_at(step / steps, network, settings.crop_area), randomness)
+        x = augment(pixels.index_select(0, batch), *view_at(step / steps, network, settings), randomness)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
@@ -124,12 +127,12 @@ def say_reused(network, names):
     print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {', '.join(sorted(arrays.keys() - set(names)))}.", flush=True)
 
 
-# Until this share of the training: the side of crops, of that of photos; and how far the smallest crop has grown towards the whole photo.
+# Until this share of the training: the side of crops, of that of photos; and the share of crop_growth that is done.
 STAGES = (0.4, 2 / 5, 0), (0.75, 3 / 5, 0.3), (0.92, 4 / 5, 0.6), (1, 1, 1)
 
 
-def view_at(t, network, area):
-    """The side of training's crops when a share t of the training is done, and the least share of a photo that they keep, at first `area`.
+def view_at(t, network, settings):
+    """The side of training's crops when a share t of the training is done, and the least share of a photo that they keep.
 
     Small ones first: what takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of
     the side a thing is shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its
@@ -137,10 +140,10 @@ def view_at(t, network, area):
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
     if not network.any_size:
-        return network.image_size, area
+        return network.image_size, settings.crop_area
     side, grown = next(view for until, *view in STAGES if t < until)
     size = network.image_size if side == 1 else max(8, round(network.image_size * side) // 4 * 4)
-    return size, area + grown * (1 - area)
+    return size, settings.crop_area + grown * settings.crop_growth * (1 - settings.crop_area)
 
 
 def recalibrate(network, pixels, size, most=16):

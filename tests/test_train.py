@@ -246,16 +246,17 @@ def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
 
 
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 28, "learning_rate": 0.08}
-    assert defaults("CNN", 9000 / 8) == {"epochs": 47, "learning_rate": 0.135}
-    assert defaults("CNN", 60)["learning_rate"] == 0.15
+    assert defaults("CNN", 9000) == {"epochs": 28, "learning_rate": 0.08, "crop_growth": 1}
+    assert defaults("CNN", 9000 / 8) == {"epochs": 47, "learning_rate": 0.135, "crop_growth": 0.32}
+    assert defaults("CNN", 60)["learning_rate"] == 0.15 and defaults("CNN", 60)["crop_growth"] == 0
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
 
 
 def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
-    assert view_at(0, CNN(2, 10), 0.5) == (8, 0.5) and view_at(0.99, CNN(2, 10), 0.5) == (10, 1)
-    assert view_at(0, FCNN(2, 24), 0.85) == view_at(0.99, FCNN(2, 24), 0.85) == (24, 0.85)
+    settings = Settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5)
+    assert view_at(0, CNN(2, 10), settings) == (8, 0.6) and view_at(0.99, CNN(2, 10), settings) == (10, 0.8)
+    assert view_at(0, FCNN(2, 24), settings) == view_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
 
 
 def test_a_trained_cnn_knows_the_statistics_of_whole_photos():

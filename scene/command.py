@@ -9,8 +9,8 @@ import signal
 import sys
 from contextlib import contextmanager, suppress
 
-# NumPy's matrix library reads it when it is loaded. Our products are small: a second thread takes longer than it saves, and the core from
-# another process.
+# NumPy's matrix library reads it when it is loaded: later than this in scene.main and scene.serve. Our products are small: a second
+# thread takes longer than it saves, and the core from another process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]    # Ctrl-C, `kill`, a closed terminal

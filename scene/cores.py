@@ -4,19 +4,14 @@ Next: folder.py
 """
 
 import math
-import mmap
-import multiprocessing
 import os
 import signal
 import sys
 from contextlib import suppress
-from multiprocessing.connection import wait
 
 import numpy as np
 
 from scene.command import STOPS
-
-TOGETHER = 8                # parts that a process sends the results of at once
 
 
 def cores():
@@ -29,56 +24,65 @@ def in_turn(work, count):
     return map(work, range(count))
 
 
-def on_all_cores(work, count):
-    """As `in_turn`, only faster. `work` may leave larger results in memory from `shared_memory`.
+def on_all_cores(work, count, together=1):
+    """As `in_turn`, only faster. Results are sent so many at a time; larger ones `work` leaves in memory from `shared_memory`.
 
     By processes that are forked, one for each core, each taking its share. Threads gain nothing where parts are as small as a photo:
     most of the time one waits for another. A process ends when nobody listens to it any more, so none outlives its parent.
     Where fork cannot be relied on, and for a handful of parts, by this process alone.
     """
-    processes = min(cores(), count // TOGETHER) if sys.platform == "linux" else 1
+    processes = min(cores(), count // together) if sys.platform == "linux" else 1
     if processes < 2:
         yield from in_turn(work, count)
         return
+    import multiprocessing  # here, not above: to predict a photo takes none of it
+    from multiprocessing.connection import wait
+
     fork = multiprocessing.get_context("fork")
     pipes, workers, results, done = [], [], {}, 0
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)             # until a worker ignores them
         for rank in range(processes):
             ours, theirs = fork.Pipe(duplex=False)
             pipes.append(ours)
-            workers.append(fork.Process(target=serve, args=(work, range(rank, count, processes), theirs, list(pipes)), daemon=True))
-            workers[-1].start()
+            mine = range(rank, count, processes)
+            worker = fork.Process(target=serve, args=(work, mine, together, theirs, list(pipes)), daemon=True)
+            worker.start()
+            workers.append(worker)
             theirs.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         while pipes:
             for pipe in wait(pipes):
                 try:
                     news = pipe.recv()
-                except EOFError:
-                    pipes.remove(pipe)
-                    continue
+                except (EOFError, OSError) as error:
+                    raise RuntimeError("a worker process was killed, perhaps for lack of memory") from error
                 if isinstance(news, Exception):
                     raise news
+                if not news:
+                    pipes.remove(pipe)
                 results |= news
             while done in results:
                 yield results.pop(done)
                 done += 1
-        if done < count:
-            raise RuntimeError("a worker process was killed, perhaps for lack of memory")
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         for worker in workers:
             worker.kill()
             worker.join()
 
 
-def serve(work, mine, pipe, others):
-    """A worker's life: its parts, and their results into the pipe, or the error that ended it."""
+def serve(work, mine, together, pipe, others):
+    """A worker's life: its parts, and their results into the pipe, at last none; or the error that ended it."""
     for number in STOPS:                                # Ctrl-C reaches all of us; the parent decides
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     for other in others:
         other.close()
     try:
-        for start in range(0, len(mine), TOGETHER):
-            pipe.send({i: work(i) for i in mine[start:start + TOGETHER]})
+        for start in range(0, len(mine), together):
+            pipe.send({i: work(i) for i in mine[start:start + together]})
+        pipe.send({})
     except ConnectionError:                             # the parent is gone
         pass
     except Exception as error:
@@ -88,4 +92,6 @@ def serve(work, mine, pipe, others):
 
 def shared_memory(shape, dtype):
     """A NumPy array of zeros that forked processes share; it has no name and goes when the last of them does."""
+    import mmap
+
     return np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize)), dtype, math.prod(shape)).reshape(shape)

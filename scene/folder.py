@@ -209,6 +209,9 @@ def load(listings, classes, size, findings=(), skip_bad=False):
     return sets, findings
 
 
+TOGETHER = 8                # photos whose findings a process sends at once
+
+
 def decode_all(paths, size, verdict):
     """Decodes photos on all cores: pixels (N, S, S, 3), {path: SHA-256 of the pixels}, findings.
 
@@ -228,7 +231,7 @@ def decode_all(paths, size, verdict):
         odd = oddity(paths[i], data, size)
         return hashlib.sha256(pixels[i]).digest(), odd and Finding("accepted", where, odd)
 
-    looks = list(tqdm(on_all_cores(look, len(paths)), desc="photos", total=len(paths), leave=False, disable=None))
+    looks = list(tqdm(on_all_cores(look, len(paths), TOGETHER), desc="photos", total=len(paths), leave=False, disable=None))
     digests = {path: digest for path, (digest, _) in zip(paths, looks, strict=True) if digest}
     return pixels, digests, [finding for _, finding in looks if finding]
 

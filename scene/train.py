@@ -47,14 +47,15 @@ class Settings:
 def defaults(mode, photos, trained=False):
     """Settings that depend on the mode, the number of photos, and whether the network has been trained before.
 
-    Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger: twice, up to
-    0.15. And crops stay crops, for so few whole photos would be known by heart. A fully connected network has to learn a thing anew
-    wherever a crop puts it, so its crops stay close to the whole photo.
+    Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger, up to 0.15. The
+    fewer they are, the less its crops grow, for a few whole photos would be known by heart. A fully connected network has to learn a
+    thing anew wherever a crop puts it, so its crops stay close to the whole photo.
     Steps as large as those of a start from nothing would undo what is learned.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
-        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85, "norm_rate": 1.0}
+        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85,
+                    "crop_growth": 0, "norm_rate": 1.0}
     else:
         settings = {"epochs": round(28 * few), "learning_rate": min(0.15, round(0.08 * few, 3)),
                     "crop_growth": round(min(1, max(0, 2 - few)), 2)}
@@ -154,17 +155,18 @@ def recalibrate(network, pixels, size, most=16):
     Source: Wu, Johnson, Rethinking "Batch" in BatchNorm (2021), §3; Touvron et al., as above, §4.
     """
     norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
-    momentum, batches = norms[0].momentum, parts(len(pixels), size)
+    momentum, batches, state = norms[0].momentum, parts(len(pixels), size), network.state
+    network.place(network.params, state.clone(), network.grads)     # state is shared with other processes; each measures into its own
     for norm in norms:
         norm.momentum = 1                                           # so the running averages become those of one batch
 
     def measure(i):
         network.forward(pixels[i::batches], training=True)          # photos lie class by class: this takes some of each
-        return as_numpy(network.state).copy()
+        return as_numpy(network.state - state)
 
     run = on_all_cores if pixels.device.type == "cpu" else in_turn
-    states = list(run(measure, min(batches, most)))
-    network.state.copy_(torch.from_numpy(np.mean(states, 0)))
+    moves = list(run(measure, min(batches, most)))
+    network.place(network.params, state.add_(torch.from_numpy(np.mean(moves, 0)).to(state.device)), network.grads)
     for norm in norms:
         norm.momentum = momentum
 

@@ -13,33 +13,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scene import cores
-from scene.cores import TOGETHER, on_all_cores, shared_memory
+from scene.cores import on_all_cores, shared_memory
 
 
 @pytest.fixture
 def two_cores(monkeypatch):
+    if sys.platform != "linux":
+        pytest.skip("there, no process is forked")
     monkeypatch.setattr(cores, "cores", lambda: 2)
 
 
-@given(st.integers(0, 5 * TOGETHER), st.integers(1, 7))
-def test_every_part_is_done_once(count, number):
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 7))
+def test_every_part_is_done_once_and_in_order(count, together, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cores, "cores", lambda: number)
-        assert list(on_all_cores(lambda i: i * i, count)) == [i * i for i in range(count)]
+        assert list(on_all_cores(lambda i: i * i, count, together)) == [i * i for i in range(count)]
 
 
 def test_every_core_has_a_process_of_its_own(two_cores):
-    of_whom = list(on_all_cores(lambda i: os.getpid(), 4 * TOGETHER))
+    of_whom = list(on_all_cores(lambda i: os.getpid(), 10))
     assert len(set(of_whom)) == 2 and os.getpid() not in of_whom
-    assert of_whom.count(of_whom[0]) == 2 * TOGETHER
+    assert of_whom.count(of_whom[0]) == 5
 
 
 def test_a_handful_is_not_worth_a_process(two_cores):
-    assert list(on_all_cores(lambda i: os.getpid(), TOGETHER)) == [os.getpid()] * TOGETHER
+    assert list(on_all_cores(lambda i: os.getpid(), 15, together=8)) == [os.getpid()] * 15
 
 
 def test_results_may_lie_in_shared_memory(two_cores):
-    squares = shared_memory((4 * TOGETHER, 3), np.int64)
+    squares = shared_memory((30, 3), np.int64)
 
     def work(i):
         squares[i] = i * i
@@ -58,16 +60,21 @@ def test_an_error_of_a_process_is_ours(two_cores):
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_process_is_missed(two_cores):
+def test_a_killed_process_is_missed_at_once(two_cores):
+    done = shared_memory((64,), np.uint8)
+
     def work(i):
         if i == 20:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        done[i] = 1
 
     with pytest.raises(RuntimeError, match="was killed"):
-        list(on_all_cores(work, 64))
+        list(on_all_cores(work, len(done)))
+    assert done.sum() < 60 and not multiprocessing.active_children()
 
 
-def test_an_interruption_does_not_wait_for_the_rest(two_cores):
+def test_who_needs_no_more_does_not_wait_for_the_rest(two_cores):
     done = shared_memory((64,), np.uint8)
 
     def work(i):
@@ -80,7 +87,6 @@ def test_an_interruption_does_not_wait_for_the_rest(two_cores):
     assert not multiprocessing.active_children() and 0 < done.sum() < len(done)
 
 
-
 PARENT = """
 import os, time
 from scene import cores
@@ -88,20 +94,29 @@ cores.cores = lambda: 2
 def work(i):
     time.sleep(0.1)
     return os.getpid()
-for pid in cores.on_all_cores(work, 10000):
+for pid in cores.on_all_cores(work, 10000, 4):
     print(pid, flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there, no process is forked")
-def test_nothing_outlives_a_parent_that_was_killed():
+def test_nothing_outlives_a_parent_that_was_killed(two_cores):
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
-        workers = {int(parent.stdout.readline()) for _ in range(2 * TOGETHER)}
+        workers = {int(parent.stdout.readline()) for _ in range(16)}
         parent.kill()
     assert workers and parent.pid not in workers
     end = time.monotonic() + 5
     while any(map(alive, workers)) and time.monotonic() < end:
         time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+def test_ctrl_c_reaches_all_and_only_the_parent_answers(two_cores):
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as parent:
+        workers = {int(parent.stdout.readline()) for _ in range(16)}
+        os.killpg(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=30)
+    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1          # the parent's: it has no scene.command here
     assert not any(map(alive, workers))
 
 

@@ -1,7 +1,7 @@
 """The few things torch and NumPy spell differently.
 
 A layer's forward pass in evaluation is written once and runs on both libraries. Most operations have the same name and
-arguments in both (`xp.exp(x)`, `xp.amax(x, 1)`, `xp.abs(x)`, `xp.matmul(a, b, out=c)`), so a layer asks for the
+arguments in both (`xp.exp(x)`, `xp.amax(x, 1)`, `xp.maximum(a, b)`, `xp.matmul(a, b, out=c)`), so a layer asks for the
 library of the array it was given and goes on; the rest is here. Neither library is imported: where a model only predicts there may be
 no torch. A backward pass is torch's alone; it too asks for the library, and so gets at torch without an import.
 

@@ -110,9 +110,10 @@ def start(network):
     return network.start(torch.Generator().manual_seed(1))
 
 
-def make_batch(name):
-    """Pixels and labels for a network of NETWORKS, the same each time."""
-    _, batch, size, _ = NETWORKS[name]
+def make_batch(name, count):
+    """Pixels and labels for a network of NETWORKS, the same each time: on one core a shard, which it works on at a time, else a batch."""
+    _, batch, size, shard = NETWORKS[name]
+    batch = shard if count == 1 else batch
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, size, size, 3), generator=generator).float()
     return pixels, torch.randint(5, (batch,), generator=generator)
@@ -120,15 +121,17 @@ def make_batch(name):
 
 def compare(name):
     """Checks that both learn alike, then prints times and memory."""
-    make, batch, shard = NETWORKS[name][0], make_batch(name), NETWORKS[name][3]
+    make, batch, shard = NETWORKS[name][0], make_batch(name, 1), NETWORKS[name][3]
     torch.set_num_threads(1)
     steps = [ours(start(make()), *batch), *(theirs(start(make()), *batch, fused) for fused in (False, True))]
     difference = max(max(values) - min(values) for values in ([step() for step in steps] for _ in range(20)))
     assert difference < 1e-4, f"{name}: losses differ by {difference}"
     race(name, "1 core", steps)
+    batch = make_batch(name, cores())
     step, team = ours_on_all_cores(start(make()), *batch, shard)
+    others = [theirs(start(make()), *batch, fused) for fused in (False, True)]
     with team:
-        steps = [with_threads(1, step), *(with_threads(cores(), other) for other in steps[1:])]
+        steps = [with_threads(1, step), *(with_threads(cores(), other) for other in others)]
         for each in steps:
             each()
         race(name, f"{cores()} cores", steps)
@@ -149,7 +152,7 @@ def weigh(name, count, where):
 
 def memory(name, side, count):
     """In a process of its own: the megabytes that twenty steps take."""
-    make, batch = NETWORKS[name][0], make_batch(name)
+    make, batch = NETWORKS[name][0], make_batch(name, count)
     torch.set_num_threads(1 if side == "ours" else count)
     before = resident("VmRSS", "status") if count == 1 else resident("Pss", "smaps_rollup")
     Path("/proc/self/clear_refs").write_text("5")           # VmHWM, the peak, starts anew

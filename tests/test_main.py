@@ -70,7 +70,7 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     result = scene("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 64, crop area 0.5, crop growth 0, "
-            "seed 7, device cpu, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
+            "loss mse, seed 7, device cpu, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())

@@ -27,8 +27,8 @@ def in_turn(work, count):
 def on_all_cores(work, count, together=1):
     """As `in_turn`, only faster. Results are sent so many at a time; larger ones `work` leaves in memory from `shared_memory`.
 
-    By processes that are forked, one for each core, each taking its share. Threads gain nothing where parts are as small as a photo:
-    most of the time one waits for another. A process ends when nobody listens to it any more, so none outlives its parent.
+    By processes that are forked, one for each core, each taking its share. Threads gain little where parts are as small as a photo:
+    often one waits for another. A process ends when nobody listens to it any more, so none outlives its parent.
     Where fork cannot be relied on, and for a handful of parts, by this process alone.
     """
     processes = min(cores(), count // together) if sys.platform == "linux" else 1

@@ -18,7 +18,7 @@ class ReLU(Layer):
         if training:
             self.y = x.clip(0)
             return self.y
-        return library(x).maximum(x, zeros(x.shape[-1:], x))       # on NumPy four times as fast as with a single 0
+        return library(x).maximum(x, zeros(x.shape[-1:], x))       # on NumPy up to twice as fast as with a single 0
 
     def backward(self, dy):
         return self.y.sign().mul_(dy)               # y is never negative, so its sign is 1 or 0; faster than a mask of booleans

@@ -45,23 +45,26 @@ class BatchNorm(Layer):
 
     def forward_batch(self, x):
         """Training: with the mean and variance of the batch, which also move the running averages."""
-        self.axes = tuple(range(x.ndim - 1))                # all but the channels, in whichever order they lie in memory
-        m = x.shape[:-1].numel()
+        axes, m = self.rows(x)
         if m < 2:
             raise ValueError("BatchNorm cannot train on a single row: it has no variance")
-        mean = x.mean(self.axes)
+        mean = x.mean(axes)
         self.centred = x - mean
-        var = (self.centred * self.centred).mean(self.axes)
+        var = (self.centred * self.centred).mean(axes)
         self.std = (var + self.epsilon).sqrt()
         self.mean.lerp_(mean, self.momentum)
         self.var.lerp_(var * (m / (m - 1)), self.momentum)
         return library(x).addcmul(self.b, self.centred, self.w / self.std)          # b + centred · w/σ in one pass
 
     def backward(self, dy):
-        xp, m = library(dy), dy.shape[:-1].numel()
-        xp.sum(dy, self.axes, out=self.db)
-        xp.sum(dy * self.centred, self.axes, out=self.dw)
+        xp, (axes, m) = library(dy), self.rows(dy)
+        xp.sum(dy, axes, out=self.db)
+        xp.sum(dy * self.centred, axes, out=self.dw)
         self.dw.div_(self.std)
         scale = self.w / self.std
         dx = xp.addcmul(-scale * self.db / m, dy, scale)                            # γ/σ (dy - dβ/M)
         return dx.addcmul_(self.centred, -scale * self.dw / (m * self.std))         # - γ/σ x̂ dγ/M
+
+    def rows(self, x):
+        """The axes of x that are not the channels', in whichever order they lie in memory, and how many rows they make, M."""
+        return tuple(range(x.ndim - 1)), x.shape[:-1].numel()

@@ -11,14 +11,15 @@ import math
 import torch
 
 LIGHT = 0.1         # how far brightness and contrast may vary; more would hide that colours tell scenes apart
+LUMA = 0.299, 0.587, 0.114
 
 
-def augment(photos, size, area, generator):
-    """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light.
+def augment(photos, size, area, grey, generator):
+    """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light; a share of them grey.
 
-    photos: uint8 (N, H, W, 3) -> float (N, size, size, 3), 0…255.   A crop keeps about a share of the photo drawn from area…1.
+    photos: uint8 (N, H, W, 3), in random order -> float (N, size, size, 3), 0…255. A crop keeps a share of the photo drawn from area…1.
     """
-    return relight(crop(photos, size, area, generator), LIGHT, generator)
+    return relight(fade(crop(photos, size, area, generator), grey), LIGHT, generator)
 
 
 def uniform(low, high, shape, generator):
@@ -34,8 +35,8 @@ def crop(photos, size, area, generator):
     """
     n, h, w, c = photos.shape
     share = uniform(area, 1, n, generator)
-    aspect = uniform(math.log(3 / 4), math.log(4 / 3), n, generator).exp()
-    height, width = (share / aspect).sqrt().clip(max=1), (share * aspect).sqrt().clip(max=1)
+    aspect = uniform(math.log(3 / 4), math.log(4 / 3), n, generator).exp().clip(share, 1 / share)      # as far as there is room
+    height, width = (share / aspect).sqrt(), (share * aspect).sqrt()
     top = uniform(0, 1, n, generator) * (1 - height)
     left = uniform(0, 1, n, generator) * (1 - width)
     mirrored = uniform(0, 1, n, generator) < 0.5
@@ -59,6 +60,18 @@ def interpolation(start, extent, source, size):
     reach = (extent.abs() * source / size).clip(min=1)[:, None, None]
     weights = (1 - (centre[:, :, None] - pixel).abs() / reach).clip(min=0)                            # (N, size, source)
     return weights / weights.sum(2, keepdim=True)
+
+
+def fade(photos, share):
+    """The first photos, this share of them, in grey: all three colours become the luma Y = 0.299 R + 0.587 G + 0.114 B.
+
+    photos: float (N, H, W, 3) -> the same shape. What a network learns without colours serves it on grey photos, and on others too.
+    Source: ITU-R, BT.601 (2011), §2.5.1, for Y; Chen et al., A Simple Framework for Contrastive Learning (2020), App. A, for grey photos.
+    """
+    few = round(share * len(photos))
+    photos = photos.clone()
+    photos[:few] = (photos[:few] @ torch.tensor(LUMA, device=photos.device))[..., None]        # (n, H, W, 3) -> (n, H, W, 1)
+    return photos
 
 
 def relight(photos, strength, generator):

@@ -20,7 +20,7 @@ from scene import modelfile
 from scene.command import Stopped, UserError, printable
 from scene.nn.arrays import adopt, as_numpy
 
-VERSION = "1.3"     # of Scene. It stands here and not in __init__.py, which a folder called scene where the command runs would hide
+VERSION = "1.4"     # of Scene. It stands here and not in __init__.py, which a folder called scene where the command runs would hide
 PAUSE = 30          # seconds between two saves: what a power cut may cost
 
 

@@ -193,7 +193,7 @@ def parse(arguments):
     parser.add_argument("test", metavar="TEST", help="folder of photos to test on: the same subfolders, other photos")
     parser.add_argument("mode", metavar="MODE", type=str.upper, choices=["FCNN", "CNN"],
                         help="FCNN (fully connected: faster) or CNN (convolutional: more accurate), in any case")
-    parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 80; CNN 28, more for few)")
+    parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 80; CNN 36, more for few)")
     parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: FCNN 256, CNN 128)")
     parser.add_argument("--learning-rate", type=number(float, 1e-9),
                         help="at its highest (default: FCNN 0.1, CNN 0.08, more for few; a fifth of that with --start-from)")

@@ -64,6 +64,8 @@ class Muon(SGD):
     def direction(self):
         update = super().direction()
         for slot in self.hidden:
+            if slot.layer.closed:                                   # its gradient is 0
+                continue
             part = view(update, slot)
             rows = part.flatten(1)                                  # (O, …) -> (O, I)
             scale = max(1, len(rows) / rows.shape[1]) ** 0.5

@@ -16,6 +16,7 @@ from scene.checkpoint import Keeper
 from scene.command import UserError, postponed, tune_malloc
 from scene.cores import in_turn, on_all_cores
 from scene.nn.arrays import as_numpy
+from scene.nn.layer import Residual
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.nn.norm import BatchNorm
 from scene.optim import Muon, one_cycle
@@ -36,6 +37,8 @@ class Settings:
     shard: int = 64                     # photos that one core works on at a time: two cores share a batch
     crop_area: float = 0.5              # crops keep this share of a photo or more
     crop_growth: float = 1              # how far that has grown to the whole photo at the end of the training, 0…1
+    grey: float = 0.1                   # this share of the photos is shown without colours, 0…1
+    shallow_start: bool = False         # residual bodies are left out while crops are at their smallest
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
@@ -49,16 +52,16 @@ def defaults(mode, photos, trained=False):
 
     Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger, up to 0.15. The
     fewer they are, the less its crops grow, for a few whole photos would be known by heart. A fully connected network has to learn a
-    thing anew wherever a crop puts it, so its crops stay close to the whole photo.
-    Steps as large as those of a start from nothing would undo what is learned.
+    thing anew wherever a crop puts it, so its crops stay closer to the whole photo; and it goes by colours, so it sees all of them.
+    What is learned already would be undone by steps as large as those of a start from nothing, and is of use only to a network as deep.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
-        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.85,
-                    "crop_growth": 0, "norm_rate": 1.0}
+        settings = {"epochs": 80, "learning_rate": 0.1, "batch_size": 256, "shard": 128, "crop_area": 0.75,
+                    "crop_growth": 0, "grey": 0.0, "norm_rate": 1.0}
     else:
-        settings = {"epochs": round(28 * few), "learning_rate": min(0.15, round(0.08 * few, 3)),
-                    "crop_growth": round(min(1, max(0, 2 - few)), 2)}
+        settings = {"epochs": round(36 * few), "learning_rate": min(0.15, round(0.08 * few, 3)),
+                    "crop_growth": round(min(1, max(0, 2 - few)), 2), "shallow_start": not trained}
     return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
 
 
@@ -90,8 +93,9 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     steps = settings.epochs * batches
 
     def learn(step, batch, randomness):
-        batch = batch.to(pixels.device)
-        x = augment(pixels.index_select(0, batch), *view_at(step / steps, network, settings), randomness)
+        t, batch = step / steps, batch.to(pixels.device)
+        close(network, settings.shallow_start and t < STAGES[0][0])
+        x = augment(pixels.index_select(0, batch), *view_at(t, network, settings), settings.grey, randomness)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
@@ -115,10 +119,21 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 optimizer.step(settings.learning_rate * one_cycle(done / steps))
                 done += 1
             progress.end_epoch()
+        close(network, False)
         if network.any_size:
             recalibrate(network, pixels, settings.shard)
     if not network.forward(pixels[:1]).isfinite().all():
         raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
+
+
+def close(network, closed):
+    """Closes all residual bodies, or opens them.
+
+    What is learned first takes little depth, and the steps without them take half the time; later they find good features to add to.
+    """
+    for layer in network.layers:
+        if isinstance(layer, Residual):
+            layer.close(closed)
 
 
 def say_reused(network, names):
@@ -137,7 +152,7 @@ def view_at(t, network, settings):
 
     Small ones first: what takes long to learn, colours and layout, shows in small pictures too, at a fraction of the work. At 4/5 of
     the side a thing is shown about as large as in the whole photos that the network is asked about later, for a crop is a part of its
-    photo. The end is at their full size, and of the whole photo but for its shape, to grow used to them.
+    photo. The end is at their full size, and may be of whole photos, to grow used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in 3 Hours for 25 Minutes (2018).
     """
     if not network.any_size:

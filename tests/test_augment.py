@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from scene.augment import augment, crop, interpolation, relight
+from scene.augment import augment, crop, fade, interpolation, relight
 from tests.strategies import seeds
 
 photos = st.tuples(st.integers(1, 5), st.integers(2, 20))
@@ -18,7 +20,7 @@ def draw(n, size, seed):
 @given(photos, seeds)
 def test_values_stay_in_their_range(shape, seed):
     x, generator = draw(*shape, seed)
-    y = augment(x, 7, 0.5, generator)
+    y = augment(x, 7, 0.5, 0.1, generator)
     assert y.shape == (shape[0], 7, 7, 3) and y.dtype == torch.float32
     assert y.min() >= 0 and y.max() <= 255
 
@@ -26,7 +28,7 @@ def test_values_stay_in_their_range(shape, seed):
 @given(photos, seeds)
 def test_the_same_seed_gives_the_same_photos(shape, seed):
     x, _ = draw(*shape, seed)
-    first, second, other = (augment(x, 9, 0.5, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
+    first, second, other = (augment(x, 9, 0.5, 0.1, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -81,6 +83,23 @@ def test_crops_have_the_areas_and_shapes_that_they_should(area):
     assert aspects.min() > 0.7 and aspects.max() < 1.4 and aspects.log().std() > 0.05
     top, left = y[:, 1, 16, 0] / size, torch.minimum(y[:, 16, 1, 1], y[:, 16, -2, 1]) / size
     assert (top > 0.05).float().mean() > 0.2 and (left > 0.05).float().mean() > 0.2
+
+
+@given(photos, st.floats(0, 1), seeds)
+def test_the_first_photos_become_grey_as_pillow_has_it(shape, share, seed):
+    x, _ = draw(*shape, seed)
+    y, few = fade(x.float(), share), round(share * len(x))
+    assert torch.equal(y[few:], x[few:].float())
+    for ours, photo in zip(y[:few], x[:few], strict=True):
+        theirs = torch.from_numpy(np.array(Image.fromarray(photo.numpy()).convert("L")))
+        torch.testing.assert_close(ours, theirs[..., None].expand(-1, -1, 3).float(), atol=0.6, rtol=0)       # Pillow rounds
+
+
+def test_training_sees_a_few_grey_photos():
+    x, generator = draw(40, 8, 0)
+    y = augment(x, 8, 1, 0.1, generator)
+    spread = y.max(3).values - y.min(3).values
+    assert (spread.mean((1, 2)) < 20).sum() == 4                # light has a little colour
 
 
 def test_contrast_varies_around_the_mean():

@@ -235,7 +235,7 @@ def test_another_version_is_another_training(monkeypatch):
     settings = Settings(epochs=1, learning_rate=0.1)
     before = scene.checkpoint.describe(FCNN(2, 8), Photos, settings)
     monkeypatch.setattr("scene.checkpoint.VERSION", "0.9")
-    assert compare(before, scene.checkpoint.describe(FCNN(2, 8), Photos, settings)) == ["Scene was 1.3 and is 0.9"]
+    assert compare(before, scene.checkpoint.describe(FCNN(2, 8), Photos, settings)) == ["Scene was 1.4 and is 0.9"]
     teacher = FCNN(2, 8).start(torch.Generator())
     again = scene.checkpoint.describe(FCNN(2, 8), Photos, settings, teacher)
     teacher.params[0] += 1

@@ -46,9 +46,9 @@ def test_parameter_counts():
     assert FCNN(10).size == hidden + 256 * 10 + 10 == 766_346
     assert FCNN(10).state_size == 2 * 3 + 2 * 384 + 2 * 256
     stem, blocks = 4 * 4 * 3 * 32 + 2 * 32, 0
-    for inputs, outputs in ((32, 64), (64, 128)):
+    for inputs, outputs in ((32, 48), (48, 128)):
         blocks += 9 * inputs * outputs + 2 * 9 * outputs * outputs + 3 * 2 * outputs
-    assert CNN(10).size == stem + blocks + 128 * 10 + 10 == 464_842
+    assert CNN(10).size == stem + blocks + 128 * 10 + 10 == 409_450
     assert original_cnn().size == 5 * 5 * 3 * 6 + 6 + 5 * 5 * 6 * 16 + 16 + 5 * 5 * 16 * 5 + 5
 
 

@@ -18,7 +18,7 @@ from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.optim import Muon, one_cycle
 from scene.parallel import Team
-from scene.train import Diverged, Progress, Settings, defaults, parts, recalibrate, train, view_at
+from scene.train import STAGES, Diverged, Progress, Settings, defaults, parts, recalibrate, train, view_at
 from tests.test_cores import alive
 
 
@@ -80,19 +80,19 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
             rates.append(rate)
             super().step(rate)
 
-    def spy(pixels, size, area, generator):
-        views.append((size, round(area, 9)))
+    def spy(pixels, size, area, grey, generator):
+        views.append((size, round(area, 9), grey))
         batches.append(pixels[:, 0, 0, 0].tolist())
-        return augment(pixels, size, area, generator)
+        return augment(pixels, size, area, grey, generator)
 
     monkeypatch.setattr("scene.train.Muon", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
-    settings = Settings(epochs=10, learning_rate=0.2, crop_area=0.7, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
+    settings = Settings(epochs=10, learning_rate=0.2, crop_area=0.7, grey=0.2, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01, 3.0)]
     assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
-    assert views == [(16, 0.7)] * 8 + [(24, 0.79)] * 7 + [(32, 0.88)] * 4 + [(40, 1)]
+    assert views == [(16, 0.7, 0.2)] * 8 + [(24, 0.79, 0.2)] * 7 + [(32, 0.88, 0.2)] * 4 + [(40, 1, 0.2)]
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 10
 
@@ -246,11 +246,31 @@ def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
 
 
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 28, "learning_rate": 0.08, "crop_growth": 1}
-    assert defaults("CNN", 9000 / 8) == {"epochs": 47, "learning_rate": 0.135, "crop_growth": 0.32}
+    assert defaults("CNN", 9000) == {"epochs": 36, "learning_rate": 0.08, "crop_growth": 1, "shallow_start": True}
+    assert defaults("CNN", 9000 / 8) == {"epochs": 61, "learning_rate": 0.135, "crop_growth": 0.32, "shallow_start": True}
     assert defaults("CNN", 60)["learning_rate"] == 0.15 and defaults("CNN", 60)["crop_growth"] == 0
     for mode in "CNN", "FCNN":
         assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
+    assert not defaults("CNN", 9000, trained=True)["shallow_start"]
+
+
+def test_a_shallow_start_trains_residual_bodies_later(monkeypatch):
+    """They do not move in the first part of the training, and do in the rest; nothing else waits for them."""
+    pixels, labels = photos(n=24)
+    network, seen = CNN(3, 16), []
+    step = Team.step
+
+    def watch(team, *arguments):
+        seen.append({name: array.clone() for name, array in network.arrays().items() if name.endswith("w")})
+        return step(team, *arguments)
+
+    monkeypatch.setattr(Team, "step", watch)
+    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, shallow_start=True))
+    body = {name for name in seen[0] if "body" in name}
+    moved = [{name for name in body if not torch.allclose(seen[i][name], seen[i + 1][name])} for i in range(1, 7)]
+    opened = [i / 8 >= STAGES[0][0] for i in range(1, 7)]
+    assert moved == [body if late else set() for late in opened] and set(opened) == {False, True}
+    assert not torch.equal(seen[1]["1.w"], seen[2]["1.w"])
 
 
 def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():

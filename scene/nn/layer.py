@@ -41,6 +41,7 @@ class Layer:
     generator = None
     needs_dx = True
     frozen = None                       # what `freeze` has worked out
+    closed = False                      # left out of training for now: see Residual
 
     def forward(self, x, training=False):
         raise TypeError(f"{type(self).__name__} has no forward pass")
@@ -102,22 +103,39 @@ class Residual(Layer):
 
     x: (N, …), y: (N, …).   dx = body.backward(dy) + shortcut.backward(dy)
     The gradient reaches x undiminished by the short cut, however deep the body.
-    Source: He, Zhang, Ren, Sun, Deep Residual Learning (2015), §3.2.
+
+    While its body is closed, training takes the short cut alone, y = shortcut(x), and the body's gradients are 0: a network may
+    begin shallow, where its steps are quick, and go on deep.
+    Source: He, Zhang, Ren, Sun, Deep Residual Learning (2015), §3.2; Huang et al., Deep Networks with Stochastic Depth (2016), for
+    bodies that are left out, there by chance.
     """
 
     def __init__(self, body, shortcut=None):
         self.body, self.shortcut = body, shortcut
 
+    def close(self, closed=True):
+        """Leaves the body out of training, or takes it in again."""
+        for _, layer in self.body.walk():
+            layer.closed = closed
+        self.closed = closed
+
     def forward(self, x, training=False):
-        y = self.body.forward(x, training)
         s = x if self.shortcut is None else self.shortcut.forward(x, training)
+        if training and self.closed:
+            return s
+        y = self.body.forward(x, training)
         if y.shape != s.shape:
             raise ValueError(f"Residual adds its body's {tuple(y.shape)} to its short cut's {tuple(s.shape)}")
         return y + s
 
     def backward(self, dy):
-        dx = self.body.backward(dy)
         ds = dy if self.shortcut is None else self.shortcut.backward(dy)
+        if self.closed:
+            for _, layer in self.body.walk():
+                for name in layer.parameters:
+                    getattr(layer, "d" + name).zero_()
+            return ds
+        dx = self.body.backward(dy)
         return None if dx is None or ds is None else dx + ds
 
     def freeze(self, before=None):

@@ -21,6 +21,21 @@ def test_residual_is_that_of_torch(shape, seed):
 
 
 @given(sizes, sizes, seeds)
+def test_a_closed_residual_is_its_short_cut_in_training(n, width, seed):
+    layer = oracle.prepare(Residual(Sequential(Linear(width, 5), ReLU(), Linear(5, width)), Linear(width, width)), seed)
+    x, dy = oracle.numbers((n, width), seed), oracle.numbers((n, width), seed + 1)
+    opened = layer.forward(x)
+    layer.forward(x, training=True)
+    layer.backward(dy)                                          # leaves gradients in the body
+    layer.close()
+    assert torch.equal(layer.forward(x, training=True), layer.shortcut.forward(x, training=True))
+    assert torch.equal(layer.backward(dy), layer.shortcut.backward(dy))
+    first, _, last = layer.body.layers
+    assert not any(gradient.any() for gradient in (first.dw, first.db, last.dw, last.db))
+    assert torch.equal(layer.forward(x), opened)                # the body is part of every prediction
+
+
+@given(sizes, sizes, seeds)
 def test_sequential_goes_back_in_reverse(n, width, seed):
     layer = oracle.prepare(Sequential(Linear(width, 5), ReLU(), Linear(5, 2)), seed)
     first, last = layer.layers[0], layer.layers[2]

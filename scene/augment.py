@@ -1,4 +1,4 @@
-"""Variations of training photos, drawn anew for every batch: mirrored, cropped, in another light.
+"""Variations of training photos, drawn anew for every batch: mirrored, cropped, grey, in another light.
 
 A network that never sees the same picture twice has to learn what they share. All of it works on whole batches, in float:
 in uint8 250 + 20 would be 14.
@@ -15,9 +15,10 @@ LUMA = 0.299, 0.587, 0.114
 
 
 def augment(photos, size, area, grey, generator):
-    """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light; a share of them grey.
+    """Training's view of some photos: each one cropped at random, mirrored half of the time, and in another light.
 
     photos: uint8 (N, H, W, 3), in random order -> float (N, size, size, 3), 0…255. A crop keeps a share of the photo drawn from area…1.
+    About the share `grey` of them lose their colours, before the light tints them a little.
     """
     return relight(fade(crop(photos, size, area, generator), grey), LIGHT, generator)
 

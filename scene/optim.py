@@ -64,7 +64,7 @@ class Muon(SGD):
     def direction(self):
         update = super().direction()
         for slot in self.hidden:
-            if slot.layer.closed:                                   # its gradient is 0
+            if slot.layer.closed:                                   # it has not begun to learn
                 continue
             part = view(update, slot)
             rows = part.flatten(1)                                  # (O, …) -> (O, I)

@@ -37,7 +37,7 @@ class Settings:
     shard: int = 64                     # photos that one core works on at a time: two cores share a batch
     crop_area: float = 0.5              # crops keep this share of a photo or more
     crop_growth: float = 1              # how far that has grown to the whole photo at the end of the training, 0…1
-    grey: float = 0.1                   # this share of the photos is shown without colours, 0…1
+    grey: float = 0.1                   # about this share of the photos is shown in grey, 0…1
     shallow_start: bool = False         # residual bodies are left out while crops are at their smallest
     loss: str = "cross-entropy"
     seed: int = 0
@@ -53,7 +53,7 @@ def defaults(mode, photos, trained=False):
     Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger, up to 0.15. The
     fewer they are, the less its crops grow, for a few whole photos would be known by heart. A fully connected network has to learn a
     thing anew wherever a crop puts it, so its crops stay closer to the whole photo; and it goes by colours, so it sees all of them.
-    What is learned already would be undone by steps as large as those of a start from nothing, and is of use only to a network as deep.
+    What has been trained before starts whole, and with smaller steps: large ones would undo what is learned.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
@@ -91,11 +91,12 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     batches = parts(len(labels), settings.batch_size)
     shards = min(parts(len(labels) // batches, settings.shard), MOST_SHARDS)
     steps = settings.epochs * batches
+    opening = math.ceil(STAGES[0][0] * steps) if settings.shallow_start else 0
 
     def learn(step, batch, randomness):
-        t, batch = step / steps, batch.to(pixels.device)
-        close(network, settings.shallow_start and t < STAGES[0][0])
-        x = augment(pixels.index_select(0, batch), *view_at(t, network, settings), settings.grey, randomness)
+        batch = batch.to(pixels.device)
+        close(network, step < opening)
+        x = augment(pixels.index_select(0, batch), *view_at(step / steps, network, settings), settings.grey, randomness)
         logits = network.forward(x, training=True)
         value = loss.forward(logits, labels[batch])
         network.backward(loss.backward())
@@ -113,6 +114,8 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
             for i in range(done % batches, batches):
                 if i == 0:
                     progress.start_epoch(done // batches + 1)
+                if opening and done in (0, opening):
+                    weigh(network, 0 if done == 0 else 1)
                 kept = keeper.take(done)
                 progress.add(len(order[i]), *team.step(done, order[i], seeds[i]))
                 keeper.keep(kept)                   # only now: this step has shown that the weights it began with are good
@@ -126,14 +129,25 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
         raise Diverged(f"Training diverged in its last step: the network's answers are no longer numbers. {ADVICE}")
 
 
-def close(network, closed):
-    """Closes all residual bodies, or opens them.
+def residuals(network):
+    """The network's own residual layers."""
+    return [layer for layer in network.layers if isinstance(layer, Residual)]
 
-    What is learned first takes little depth, and the steps without them take half the time; later they find good features to add to.
+
+def close(network, closed):
+    """Leaves residual bodies out of training, or takes them in again.
+
+    What is learned first takes little depth, and the steps without them take about half the time; later they find good features to
+    add to.
     """
-    for layer in network.layers:
-        if isinstance(layer, Residual):
-            layer.close(closed)
+    for layer in residuals(network):
+        layer.close(closed)
+
+
+def weigh(network, weight):
+    """Sets γ of the norm that ends each residual body. With 0 a body that has not been trained adds nothing to what is predicted."""
+    for layer in residuals(network):
+        layer.body.layers[-1].w.fill_(weight)
 
 
 def say_reused(network, names):

@@ -41,7 +41,7 @@ class Layer:
     generator = None
     needs_dx = True
     frozen = None                       # what `freeze` has worked out
-    closed = False                      # left out of training for now: see Residual
+    closed = False                      # not trained for now: see Residual
 
     def forward(self, x, training=False):
         raise TypeError(f"{type(self).__name__} has no forward pass")
@@ -114,7 +114,7 @@ class Residual(Layer):
         self.body, self.shortcut = body, shortcut
 
     def close(self, closed=True):
-        """Leaves the body out of training, or takes it in again."""
+        """Leaves the body out of training, from the start, or takes it in."""
         for _, layer in self.body.walk():
             layer.closed = closed
         self.closed = closed

@@ -18,6 +18,13 @@ from tests import oracle
 from tests.strategies import seeds
 
 IMAGE, ROW = (5, 6, 7, 3), (5, 4)
+
+
+def closed(residual):
+    residual.close()
+    return residual
+
+
 LAYERS = {
     "Normalize": (lambda: Normalize(3), IMAGE),
     "Flatten": (Flatten, IMAGE),
@@ -33,6 +40,7 @@ LAYERS = {
     "Dropout": (lambda: Dropout(0.5), IMAGE),
     "Sequential": (lambda: Sequential(Linear(4, 8), ReLU(), Linear(8, 2)), ROW),
     "Residual": (lambda: Residual(Sequential(WinogradConv2d(3, 3), BatchNorm(3), ReLU())), IMAGE),
+    "closed Residual": (lambda: closed(Residual(Sequential(WinogradConv2d(3, 3), BatchNorm(3)))), IMAGE),
     "Residual with short cut": (lambda: Residual(Conv2d(3, 2, 2, 2), Conv2d(3, 2, 2, 2)), IMAGE),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)

@@ -196,7 +196,7 @@ def parse(arguments):
     parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 80; CNN 36, more for few)")
     parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: FCNN 256, CNN 128)")
     parser.add_argument("--learning-rate", type=number(float, 1e-9),
-                        help="at its highest (default: FCNN 0.1, CNN 0.08, more for few; a fifth of that with --start-from)")
+                        help="at its highest (default: FCNN 0.1, CNN 0.08, more for few; a tenth of that with --start-from)")
     parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 24, CNN 80)")
     parser.add_argument("--loss", choices=["cross-entropy", "mse"], help="what to make small (default: cross-entropy)")
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")

@@ -38,7 +38,7 @@ class Settings:
     crop_area: float = 0.5              # crops keep this share of a photo or more
     crop_growth: float = 1              # how far that has grown to the whole photo at the end of the training, 0…1
     grey: float = 0.1                   # about this share of the photos is shown in grey, 0…1
-    shallow_start: bool = False         # residual bodies are left out while crops are at their smallest
+    small_start: bool = False           # at first, the smallest crops, and no residual bodies
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
@@ -53,7 +53,7 @@ def defaults(mode, photos, trained=False):
     Sixteen times fewer photos are each seen twice as often by a CNN; that makes far fewer steps, so they are larger, up to 0.15. The
     fewer they are, the less its crops grow, for a few whole photos would be known by heart. A fully connected network has to learn a
     thing anew wherever a crop puts it, so its crops stay closer to the whole photo; and it goes by colours, so it sees all of them.
-    What has been trained before starts whole, and with smaller steps: large ones would undo what is learned.
+    What has been trained before starts whole, and with smaller steps: large ones, and the smallest crops, would undo what is learned.
     """
     few = (9000 / photos) ** 0.25
     if mode == "FCNN":
@@ -61,8 +61,8 @@ def defaults(mode, photos, trained=False):
                     "crop_growth": 0, "grey": 0.0, "norm_rate": 1.0}
     else:
         settings = {"epochs": round(36 * few), "learning_rate": min(0.15, round(0.08 * few, 3)),
-                    "crop_growth": round(min(1, max(0, 2 - few)), 2), "shallow_start": not trained}
-    return settings | ({"learning_rate": round(settings["learning_rate"] / 5, 4)} if trained else {})
+                    "crop_growth": round(min(1, max(0, 2 - few)), 2), "small_start": not trained}
+    return settings | ({"learning_rate": round(settings["learning_rate"] / 10, 4)} if trained else {})
 
 
 class Diverged(UserError):
@@ -91,7 +91,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     batches = parts(len(labels), settings.batch_size)
     shards = min(parts(len(labels) // batches, settings.shard), MOST_SHARDS)
     steps = settings.epochs * batches
-    opening = math.ceil(STAGES[0][0] * steps) if settings.shallow_start else 0
+    opening = math.ceil(STAGES[0][0] * steps) if settings.small_start else 0
 
     def learn(step, batch, randomness):
         batch = batch.to(pixels.device)
@@ -171,7 +171,8 @@ def view_at(t, network, settings):
     """
     if not network.any_size:
         return network.image_size, settings.crop_area
-    side, grown = next(view for until, *view in STAGES if t < until)
+    stages = STAGES if settings.small_start else STAGES[1:]
+    side, grown = next(view for until, *view in stages if t < until)
     size = network.image_size if side == 1 else max(8, round(network.image_size * side) // 4 * 4)
     return size, settings.crop_area + grown * settings.crop_growth * (1 - settings.crop_area)
 

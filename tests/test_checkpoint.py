@@ -48,7 +48,7 @@ def begun(folder, kind=FCNN, stop_at=None, epochs=4, rate=0.02, number=signal.SI
     add = scene.train.Progress.add
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scene.train.Progress.add", count)
-        settings = Settings(epochs=epochs, learning_rate=rate, batch_size=5, shard=3, shallow_start=True)
+        settings = Settings(epochs=epochs, learning_rate=rate, batch_size=5, shard=3, small_start=True)
         try:
             train(network, pixels, labels, settings, checkpoint=Checkpoint(folder / "checkpoint", RUN))
         except Stopped as error:

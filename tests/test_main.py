@@ -70,7 +70,7 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     result = scene("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 64, crop area 0.5, crop growth 0, "
-            "grey 0.1, shallow start True, loss mse, seed 7, device cpu, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
+            "grey 0.1, small start True, loss mse, seed 7, device cpu, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())
@@ -91,7 +91,7 @@ def test_start_from_a_model_of_other_classes(data):
     assert scene("train", "test", "CNN", *options, "--output", "teacher", cwd=data).returncode == 0
     result = scene("more", "more", "CNN", "--start-from", "teacher/model_CNN", "--epochs", 1, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.03," in result.stdout      # the teacher's size, smaller steps
+    assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.015," in result.stdout      # the teacher's size, smaller steps
     assert "Reused: 37 arrays, 409286 numbers. Starting anew: 17.b, 17.w.\n" in result.stdout
     teacher, pupil = (load((data / name).read_bytes())[0] for name in ("teacher/model_CNN", "model_CNN"))
     np.testing.assert_array_equal(pupil.layers[0].mean, teacher.layers[0].mean)             # of the teacher's photos

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,10 +43,10 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(kind, monkeyp
     results = []
     for count in (1, 2, 2, 3):
         monkeypatch.setattr("scene.parallel.cores", lambda count=count: count)
-        network = trained(kind, batch_size=20, shard=10, shallow_start=True)
+        network = trained(kind, batch_size=20, shard=10, small_start=True)
         results.append((network.params.numpy().tobytes(), network.state.numpy().tobytes()))
     assert len(set(results)) == 1
-    assert trained(kind, seed=1, batch_size=20, shard=10, shallow_start=True).params.numpy().tobytes() != results[0][0]
+    assert trained(kind, seed=1, batch_size=20, shard=10, small_start=True).params.numpy().tobytes() != results[0][0]
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
@@ -88,7 +89,8 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     monkeypatch.setattr("scene.train.Muon", Spy)
     monkeypatch.setattr("scene.train.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
-    settings = Settings(epochs=10, learning_rate=0.2, crop_area=0.7, grey=0.2, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0)
+    settings = Settings(epochs=10, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0, crop_area=0.7, grey=0.2,
+                        small_start=True)
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01, 3.0)]
     assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
@@ -246,15 +248,15 @@ def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
 
 
 def test_few_photos_are_seen_more_often_in_larger_steps():
-    assert defaults("CNN", 9000) == {"epochs": 36, "learning_rate": 0.08, "crop_growth": 1, "shallow_start": True}
-    assert defaults("CNN", 9000 / 8) == {"epochs": 61, "learning_rate": 0.135, "crop_growth": 0.32, "shallow_start": True}
+    assert defaults("CNN", 9000) == {"epochs": 36, "learning_rate": 0.08, "crop_growth": 1, "small_start": True}
+    assert defaults("CNN", 9000 / 8) == {"epochs": 61, "learning_rate": 0.135, "crop_growth": 0.32, "small_start": True}
     assert defaults("CNN", 60)["learning_rate"] == 0.15 and defaults("CNN", 60)["crop_growth"] == 0
     for mode in "CNN", "FCNN":
-        assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 5)
-    assert not defaults("CNN", 9000, trained=True)["shallow_start"]
+        assert defaults(mode, 9000, trained=True)["learning_rate"] == pytest.approx(defaults(mode, 9000)["learning_rate"] / 10)
+    assert not defaults("CNN", 9000, trained=True)["small_start"]
 
 
-def test_a_shallow_start_trains_residual_bodies_later(monkeypatch):
+def test_a_small_start_trains_residual_bodies_later(monkeypatch):
     """They do not move in the first part of the training, and do in the rest; nothing else waits for them."""
     pixels, labels = photos(n=24)
     network, seen = CNN(3, 16), []
@@ -265,7 +267,7 @@ def test_a_shallow_start_trains_residual_bodies_later(monkeypatch):
         return step(team, *arguments)
 
     monkeypatch.setattr(Team, "step", watch)
-    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, shallow_start=True))
+    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, small_start=True))
     body = {name for name in seen[0] if name.endswith(("body.0.w", "body.3.w"))}
     moved = [{name for name in body if not torch.allclose(seen[i][name], seen[i + 1][name])} for i in range(1, 7)]
     opened = [i / 8 >= STAGES[0][0] for i in range(1, 7)]
@@ -277,18 +279,19 @@ def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():
     """As in the model of a training that diverged early, or is over after a step."""
     pixels, labels = photos(n=4)
     network = CNN(3, 16)
-    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=4, shallow_start=True))
+    train(network, pixels, labels, Settings(epochs=1, learning_rate=0.1, batch_size=4, small_start=True))
     before, residual = Sequential(*network.layers[:8]), network.layers[8]
     x = before.forward(pixels)
     assert torch.equal(residual.forward(x), x)
-    train(network, pixels, labels, Settings(epochs=4, learning_rate=0.1, batch_size=4, shallow_start=True))
+    train(network, pixels, labels, Settings(epochs=4, learning_rate=0.1, batch_size=4, small_start=True))
     x = before.forward(pixels)
     assert not torch.equal(residual.forward(x), x)
 
 
 def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
-    settings = Settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5)
+    settings = Settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5, small_start=True)
     assert view_at(0, CNN(2, 10), settings) == (8, 0.6) and view_at(0.99, CNN(2, 10), settings) == (10, 0.8)
+    assert view_at(0, CNN(2, 80), settings)[0] == 32 and view_at(0, CNN(2, 80), replace(settings, small_start=False))[0] == 48
     assert view_at(0, FCNN(2, 24), settings) == view_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
 
 

@@ -54,7 +54,10 @@ def parse():
     parser.add_argument("--seeds", type=int, default=3, help="how many runs, with the seeds 0, 1, … (default: 3)")
     parser.add_argument("--epochs", type=int, nargs="+", default=[None], help="epochs to try (default: Scene's own choice)")
     parser.add_argument("--target", type=float, help="an accuracy, such as 0.773: print how soon it is reached")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.target and not 0 < options.target < 1:
+        parser.error(f"--target {options.target:g} is no share: 77.3 % is 0.773")
+    return options
 
 
 if __name__ == "__main__":

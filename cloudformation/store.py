@@ -1,48 +1,58 @@
-"""What a stack keeps in its bucket: zips under names that change with their contents, and each model as versions of one key.
+"""A stack's objects in its bucket: zips, named after their content, and models, each one key with versions.
 
-Every key begins with the stack's name. So stacks may share a bucket with each other and with anything else, and what belongs to a stack
-can be told, and taken away, without asking anybody.
+Every key starts with the stack's name. So a stack can share its bucket with other stacks and with anything
+else, and its objects can be listed and deleted by that prefix.
 
-Next: deploy.py
+Next: deployment.py
 """
 
 import hashlib
+from pathlib import Path
 
-from scene.command import UserError
+from botocore.client import BaseClient
+
+from cloudformation import line
+from scene.errors import UserError
 
 
 class Store:
     """The objects of one stack in one bucket."""
 
-    def __init__(self, client, bucket, stack):
-        self.client, self.bucket, self.stack = client, bucket, stack
+    def __init__(self, client: BaseClient, bucket: str, stack: str):
+        self.client = client
+        self.bucket = bucket
+        self.stack = stack
 
-    def zip_key(self, path):
-        """The key of a zip: its name, and the start of its SHA-256."""
+    def zip_key(self, path: Path) -> str:
+        """The key of a zip: its name and the start of its SHA-256."""
         return f"{self.stack}/{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}{path.suffix}"
 
-    def model_key(self, mode):
-        """The key of a model, whatever its version: the template has the same."""
+    def model_key(self, mode: str) -> str:
+        """The key of a model, the same for all its versions. The template repeats it."""
         return f"{self.stack}/model_{mode}"
 
-    def entries(self):
-        """Every version and delete marker of everything that is the stack's, newest first for each key; nothing if there is no bucket."""
-        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=f"{self.stack}/")
+    def entries(self) -> list[dict]:
+        """All versions and delete markers of the objects, newest first per key; [] if there is no bucket."""
+        paginator = self.client.get_paginator("list_object_versions")
+        entries = []
         try:
-            return [entry for page in pages for entry in page.get("Versions", []) + page.get("DeleteMarkers", [])]
+            for page in paginator.paginate(Bucket=self.bucket, Prefix=f"{self.stack}/"):
+                entries += page.get("Versions", []) + page.get("DeleteMarkers", [])
+            return entries
         except self.client.exceptions.NoSuchBucket:
             return []
 
-    def versions(self, key):
+    def versions(self, key: str) -> list[dict]:
         """The versions of a key, newest first, as S3 lists them."""
-        return [entry for entry in self.entries() if entry["Key"] == key and "ETag" in entry]       # a delete marker has no ETag
+        # A delete marker has no ETag.
+        return [entry for entry in self.entries() if entry["Key"] == key and "ETag" in entry]
 
-    def put(self, key, data):
-        """A new version of a key, and the one in use."""
+    def put(self, key: str, data: bytes) -> None:
+        """Uploads a new version of a key, which becomes the current one."""
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data, ServerSideEncryption="AES256")
 
-    def put_zip(self, path, dry_run):
-        """Uploads a zip, unless it is there; returns its key."""
+    def put_zip(self, path: Path, dry_run: bool) -> str:
+        """Uploads a zip unless the bucket has it; returns its key."""
         key = self.zip_key(path)
         if not self.versions(key):
             print(f"  upload {path.name}, {path.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -50,43 +60,45 @@ class Store:
                 self.put(key, path.read_bytes())
         return key
 
-    def put_model(self, path, mode, dry_run):
-        """Uploads a model, unless the bucket knows it. A model put in service later, by `deploy.py model`, is not undone."""
-        data, versions = path.read_bytes(), self.versions(self.model_key(mode))
-        known = [version["ETag"] for version in versions]
+    def put_model(self, path: Path, mode: str, dry_run: bool) -> None:
+        """Uploads a model unless the bucket has it. A newer one, put in service by `model`, stays."""
+        data = path.read_bytes()
+        known = [version["ETag"] for version in self.versions(self.model_key(mode))]
         if etag(data) not in known:
             print(f"  upload {path.name}, {len(data) / 1e6:.1f} MB", flush=True)
             if not dry_run:
                 self.put(self.model_key(mode), data)
         elif etag(data) != known[0]:
-            print(f"  {path.name}: a later one is in service and stays. To go back to this file: deploy.py model {path}")
+            print(f"  {path.name}: a newer model is in service and stays. To return to this one: "
+                  f"{line(f'model {path}')}")
 
-    def roll_back(self, mode):
-        """Puts the version before the one in service in service again, as a new version; returns its bytes. Raises UserError."""
+    def roll_back(self, mode: str) -> bytes:
+        """Uploads the model before the current one as a new version; returns its bytes. Raises UserError."""
         key = self.model_key(mode)
         versions = self.versions(key)
         before = next((version for version in versions if version["ETag"] != versions[0]["ETag"]), None)
         if not before:
-            raise UserError(f"There is no {mode} model before the one in service.")
-        data = self.client.get_object(Bucket=self.bucket, Key=key, VersionId=before["VersionId"])["Body"].read()
+            raise UserError(f"There is no {mode} model before the current one: nothing to roll back to.")
+        old = self.client.get_object(Bucket=self.bucket, Key=key, VersionId=before["VersionId"])
+        data = old["Body"].read()
         self.put(key, data)
         return data
 
-    def read_model(self, mode):
-        """The bytes of the model in service, or None."""
+    def read_model(self, mode: str) -> bytes | None:
+        """The bytes of the current model, if there is one."""
         if not self.versions(self.model_key(mode)):
             return None
         return self.client.get_object(Bucket=self.bucket, Key=self.model_key(mode))["Body"].read()
 
-    def empty(self):
-        """Deletes all of that. Raises UserError."""
+    def empty(self) -> None:
+        """Deletes all versions of all the stack's objects. Raises UserError."""
         objects = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in self.entries()]
-        for i in range(0, len(objects), 1000):              # S3 takes no more at once
-            failed = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects[i:i + 1000]}).get("Errors", [])
-            if failed:
+        for i in range(0, len(objects), 1000):              # S3 deletes at most 1000 per request
+            answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects[i:i + 1000]})
+            if failed := answer.get("Errors"):
                 raise UserError(f"S3 does not delete {failed[0]['Key']}: {failed[0]['Message']}.")
 
 
-def etag(data):
-    """S3's ETag of an object uploaded in one piece and encrypted by S3's own key: its MD5, in quotes."""
+def etag(data: bytes) -> str:
+    """S3's ETag of an object uploaded in one part and encrypted with S3's own key: its MD5, in quotes."""
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'

@@ -1,20 +1,24 @@
-"""The endpoint in AWS Lambda: `get_scene.handler`. Thin: the models come from S3, the answers from scene.endpoint.
+"""The endpoint in AWS Lambda: `get_scene.handler`. Models come from S3, answers from answer/endpoint.py.
 
-It takes an event of API Gateway's proxy integration and answers {"statusCode", "headers", "body"}; or it is invoked directly with
-the bare object {"mode", "imageBase64"}, and the answer is the bare object too: errors are told by their "error".
+It takes an event of API Gateway's proxy integration and returns {"statusCode", "headers", "body"}. A direct
+invocation with the object {"mode", "imageBase64"} gets the bare answer, which has "error" if it failed.
 
 Environment:
-    SCENE_BUCKET                        the bucket that holds the models
-    SCENE_KEY_FCNN, SCENE_KEY_CNN       their keys: model_FCNN, model_CNN unless given
-    SCENE_ARRAYS                        numpy, unless a layer of your own brings torch: then torch
-    AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN     as Lambda sets them, from the function's role
-    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL                                     an S3 elsewhere: for tests, or for a private endpoint
-If one is wrong on its face, the function does not start, and the log says which. A caller cannot choose a bucket or a key.
+    SCENE_BUCKET            the bucket that holds the models
+    SCENE_KEY_<MODE>        the key of each mode's model (default: model_<MODE>)
+    SCENE_ARRAYS            numpy (the default), or torch if a layer of your own has it
+    AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN     set by Lambda, from the role
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL     another S3, for tests or a private endpoint
+If one is missing or wrong, the function does not start, and the log says which. A caller can choose neither
+bucket nor key.
 
-Each request is one line of JSON on stdout: requestId, status, code (null if all is well), mode, model, scene, milliseconds {model, decode,
-predict, total}, cold (true for the first request of a process); error {type, message, trace} where it is not the caller's fault.
-The same line carries the metrics of the namespace Scene in CloudWatch's Embedded Metric Format: Latency (ms), ColdStart and Error (0 or
-1) for each function, and Error for each function and code. A failed refresh of a model is a line of its own: refresh {mode, code}, error.
+Each request logs one line of JSON on stdout: requestId, status, code (null on success), mode, model, scene,
+milliseconds {model, decode, predict, total}, cold (true for the first request of a process), and for a fault
+that is not the caller's, error {type, message, trace}. The same line holds metrics in CloudWatch's Embedded
+Metric Format, in the namespace Scene: Latency (ms), ColdStart and Error (0 or 1) per function, and Error per
+function and code. A failed refresh of a model logs a line of its own: refresh {mode, code}, error.
+
+Next: build.py
 """
 
 import base64
@@ -23,6 +27,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
@@ -30,20 +35,21 @@ from urllib.parse import quote, urlsplit
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from scene import endpoint
-from scene.endpoint import Refusal
-from scene.modelfile import ModelFileError
+from scene.answer import endpoint
+from scene.answer.classifier import Classifier
+from scene.answer.endpoint import Refusal
+from scene.answer.modelfile import ModelFileError
 from scene.models import MODES
 
-REFRESH = 60                # seconds between two looks whether a model has changed
+REFRESH = 60                # seconds between checks whether a model has changed
 MAX_MODEL = 100_000_000     # bytes
-WAIT = 3                    # seconds for a connection, and for each piece of an answer
-PATIENCE = 10               # seconds for a whole answer, retry included: the gateway gives up after 29
-PATIENCE_REFRESH = 4        # the same while an older model is there to answer
+WAIT = 3                    # seconds for a connection, and for each piece of a response
+PATIENCE = 10               # seconds for a whole response, retry included: the gateway gives up after 29
+PATIENCE_REFRESH = 4        # the same while an older model can answer
 
 
 class Credentials(NamedTuple):
-    """What botocore's signer asks for: botocore.credentials has the same, and imports more."""
+    """The credentials that botocore's signer takes. Importing botocore's own class would take longer."""
 
     access_key: str
     secret_key: str
@@ -51,19 +57,21 @@ class Credentials(NamedTuple):
 
 
 class Bucket:
-    """A bucket in S3. Signing is left to botocore, the rest is the standard library: boto3 would take more than twice as long to start."""
+    """A bucket in S3. botocore only signs: boto3 would take more than twice as long to start."""
 
-    def __init__(self, environment):
+    def __init__(self, environment: Mapping[str, str]):
         self.region = environment.get("AWS_REGION") or setting(environment, "AWS_DEFAULT_REGION")
-        self.credentials = Credentials(setting(environment, "AWS_ACCESS_KEY_ID"), setting(environment, "AWS_SECRET_ACCESS_KEY"),
-                                       environment.get("AWS_SESSION_TOKEN"))
-        server = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or f"https://s3.{self.region}.amazonaws.com"
+        self.credentials = Credentials(
+            setting(environment, "AWS_ACCESS_KEY_ID"), setting(environment, "AWS_SECRET_ACCESS_KEY"),
+            environment.get("AWS_SESSION_TOKEN"))
+        server = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") \
+            or f"https://s3.{self.region}.amazonaws.com"
         self.url = f"{server.rstrip('/')}/{setting(environment, 'SCENE_BUCKET')}/"
 
-    def get(self, key, etag, patience):
-        """The object with this key, unless it still is the one with this ETag: -> (HTTP status, ETag, bytes).
+    def get(self, key: str, etag: str | None, patience: float) -> tuple[int, str, bytes]:
+        """(HTTP status, ETag, content) of an object; status 304 and no content if its ETag is still `etag`.
 
-        A second try if the first fails. Raises OSError or HTTPException.
+        Retries once. Raises OSError or HTTPException.
         """
         deadline = time.monotonic() + patience
         try:
@@ -86,19 +94,22 @@ class Bucket:
         finally:
             connection.close()
         if response.status >= 500:
-            raise http.client.HTTPException(in_words(response.status, data))
+            raise http.client.HTTPException(describe_response(response.status, data))
         return response.status, response.headers["ETag"], data
 
 
-def setting(environment, name):
-    """An environment variable without which nothing works. Raises RuntimeError: Lambda logs it, and the function does not start."""
+def setting(environment: Mapping[str, str], name: str) -> str:
+    """A required environment variable. Raises RuntimeError: the start fails, and Lambda logs why."""
     if not environment.get(name):
         raise RuntimeError(f"{name} is not set: give it to the function as an environment variable.")
     return environment[name]
 
 
-def read(response, deadline):
-    """The body, if all of it comes in time, and in so many bytes: a piece may be small, but there is always a next one."""
+def read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body, if it arrives before the deadline and is not over MAX_MODEL.
+
+    The socket's time-out alone would not do: it starts again with every piece.
+    """
     data = bytearray()
     while piece := response.read1(1 << 16):
         data += piece
@@ -111,36 +122,41 @@ def read(response, deadline):
     return bytes(data)
 
 
-def in_words(status, data):
-    """What S3 answered, for the log: the code of its error only, since the rest of it can hold credentials."""
+def describe_response(status: int, data: bytes) -> str:
+    """S3's status and error code, for the log. The rest of an error response can hold credentials."""
     code = re.search(rb"<Code>(\w+)</Code>", data)
     return f"S3 answered {status} {code[1].decode() if code else ''}".rstrip()
 
 
+class ModelMissing(Exception):
+    """The bucket has no such model, or the function has no permission to read it."""
+
+
 @dataclass
 class Kept:
-    """A model in memory, with the ETag of the object last looked at, and when that was."""
+    """A model in memory, the ETag of the object that was last checked, and when that was."""
 
-    model: endpoint.Model | None = None
+    model: Classifier | None = None
     etag: str | None = None
     checked: float = 0
 
 
 class Models:
-    """The models of the bucket: fetched when first asked for, kept, and fetched again when the object has changed."""
+    """The models of the bucket: fetched on first use, kept, and fetched again when they have changed."""
 
-    def __init__(self, environment, clock=time.monotonic):
-        self.bucket, self.clock = Bucket(environment), clock
+    def __init__(self, environment: Mapping[str, str], clock: Callable[[], float] = time.monotonic):
+        self.bucket = Bucket(environment)
+        self.clock = clock
         self.keys = {mode: environment.get(f"SCENE_KEY_{mode}") or f"model_{mode}" for mode in MODES}
         self.arrays = environment.get("SCENE_ARRAYS") or "numpy"
         if self.arrays not in ("numpy", "torch"):
             raise RuntimeError("SCENE_ARRAYS must be numpy or torch.")
         if self.arrays == "torch":
-            import torch  # noqa: F401  a function that lacks it had better not start
+            import torch  # noqa: F401  without torch the function must not start
         self.kept = {mode: Kept() for mode in MODES}
 
-    def find(self, mode):
-        """The Model for a mode. A new one that is missing or bad never replaces one that works. Raises Refusal."""
+    def find(self, mode: str) -> Classifier:
+        """The model of a mode. A missing or bad new model never replaces a good one. Raises Refusal."""
         kept = self.kept[mode]
         if kept.model and self.clock() - kept.checked < REFRESH:
             return kept.model
@@ -149,41 +165,49 @@ class Models:
         except Refusal as error:
             if not kept.model:
                 raise
-            endpoint.log({"refresh": {"mode": mode, "code": error.code}, "error": endpoint.describe(error.__cause__)})
+            failed = {"mode": mode, "code": error.code}
+            endpoint.log({"refresh": failed, "error": endpoint.describe(error.__cause__)})
         kept.checked = self.clock()
         return kept.model
 
-    def refresh(self, mode, kept):
-        """Fetches the model if it has changed. Raises Refusal."""
+    def refresh(self, mode: str, kept: Kept) -> None:
+        """`fetch`, with every failure as a Refusal."""
         try:
-            status, etag, data = self.bucket.get(self.keys[mode], kept.etag, PATIENCE_REFRESH if kept.model else PATIENCE)
-            if status == 304:
-                return
-            said = f"{in_words(status, data)} for {self.keys[mode]}"
-            if status in (403, 404):                        # without the right to list the bucket, a missing key is a 403
-                missing = refusal("model_missing", mode, "is not there: ask whoever runs this endpoint to put one in place")
-                raise missing from LookupError(said)
-            if status != 200:
-                raise OSError(said)
-            kept.etag = etag if kept.model else None        # with a good model to answer, a bad one is fetched once
-            kept.model = self.load(data, mode)
-            kept.etag = etag
-        except Refusal:
-            raise
+            self.fetch(mode, kept)
+        except ModelMissing as error:
+            reason = "is not there: ask the operator of this endpoint to add it"
+            raise refusal("model_missing", mode, reason) from error
         except (OSError, http.client.HTTPException) as error:
-            raise refusal("storage_unreachable", mode, "cannot be fetched at the moment: try again later") from error
-        except Exception as error:                          # whatever the bytes did
-            raise refusal("model_unreadable", mode, "cannot be used: ask whoever runs this endpoint to replace it") from error
+            reason = "cannot be fetched at the moment: try again later"
+            raise refusal("storage_unreachable", mode, reason) from error
+        except Exception as error:              # whatever a bad model causes
+            reason = "cannot be used: ask the operator of this endpoint to replace it"
+            raise refusal("model_unreadable", mode, reason) from error
 
-    def load(self, data, mode):
-        model = endpoint.load_model(data, self.arrays)
-        if model.classifier.network.mode != mode:
-            raise ModelFileError(f"it is a model of mode {model.classifier.network.mode}, not {mode}")
+    def fetch(self, mode: str, kept: Kept) -> None:
+        """Fetches the model if it has changed."""
+        key = self.keys[mode]
+        status, etag, data = self.bucket.get(key, kept.etag, PATIENCE_REFRESH if kept.model else PATIENCE)
+        if status == 304:
+            return
+        said = f"{describe_response(status, data)} for {key}"
+        if status in (403, 404):        # without permission to list the bucket, a missing key is a 403
+            raise ModelMissing(said)
+        if status != 200:
+            raise OSError(said)
+        kept.etag = etag if kept.model else None        # a bad model is fetched once if an older one answers
+        kept.model = self.load(data, mode)
+        kept.etag = etag
+
+    def load(self, data: bytes, mode: str) -> Classifier:
+        model = Classifier.load(data, self.arrays)
+        if model.mode != mode:
+            raise ModelFileError(f"it is a model of mode {model.mode}, not {mode}")
         return model
 
 
-def refusal(code, mode, what):
-    return Refusal(code, f"The {mode} model {what}.")
+def refusal(code: str, mode: str, reason: str) -> Refusal:
+    return Refusal(code, f"The {mode} model {reason}.")
 
 
 MODELS = Models(os.environ)
@@ -204,8 +228,8 @@ def handler(event, context):
     return {"statusCode": status, "headers": {"Content-Type": "application/json"}, "body": json.dumps(answer)}
 
 
-def body_of(event):
-    """The bytes that were sent to API Gateway; none if the event was made up by hand, and badly."""
+def body_of(event: dict) -> bytes:
+    """The bytes that API Gateway received; none if the event is malformed."""
     body = event.get("body")
     try:
         return base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
@@ -213,15 +237,17 @@ def body_of(event):
         return b""
 
 
-def with_metrics(entry):
-    """The log's entry of a request with its metrics.
+def with_metrics(entry: dict) -> dict:
+    """A request's log entry with its metrics.
 
-    Source: CloudWatch's Embedded Metric Format specification: dimensions name members that hold text, the time is in milliseconds.
+    Source: CloudWatch's Embedded Metric Format specification. Dimensions name members that hold text, and the
+    timestamp is in milliseconds.
     """
     latency, cold, error = ({"Name": name, "Unit": unit} for name, unit in
                             (("Latency", "Milliseconds"), ("ColdStart", "Count"), ("Error", "Count")))
     directives = [{"Namespace": "Scene", "Dimensions": [["function"]], "Metrics": [latency, cold, error]}]
     if entry["code"]:
         directives.append({"Namespace": "Scene", "Dimensions": [["function", "code"]], "Metrics": [error]})
-    return entry | {"Latency": entry["milliseconds"]["total"], "ColdStart": int(entry["cold"]), "Error": int(bool(entry["code"])),
-                    "_aws": {"Timestamp": int(1000 * time.time()), "CloudWatchMetrics": directives}}
+    metrics = {"Latency": entry["milliseconds"]["total"], "ColdStart": int(entry["cold"]),
+               "Error": int(bool(entry["code"]))}
+    return entry | metrics | {"_aws": {"Timestamp": int(1000 * time.time()), "CloudWatchMetrics": directives}}

@@ -1,4 +1,4 @@
-"""A small photo of every kind that the endpoint takes, and some that it refuses: what build.py tries a bundle with."""
+"""Small photos of every kind that the endpoint accepts, and of some that it refuses, for build.py's test."""
 
 import io
 import struct
@@ -8,14 +8,16 @@ import numpy as np
 from PIL import Image
 
 
-def samples():
+def samples() -> dict[str, bytes]:
     """{name: bytes of a photo}, the same every time."""
     y, x = np.mgrid[0:150, 0:200]
     image = Image.fromarray(np.stack([x, y, x * y // 150 % 256], -1).astype(np.uint8))       # (H, W, 3)
     grey = Image.fromarray((x * y * 2).astype(np.uint16))
-    jpeg, png, cmyk = encode(image, "JPEG"), encode(image, "PNG"), encode(image.convert("CMYK"), "JPEG")
+    jpeg = encode(image, "JPEG")
+    png = encode(image, "PNG")
+    cmyk = encode(image.convert("CMYK"), "JPEG")
     turned = Image.Exif()
-    turned[0x0112] = 6                                      # orientation: the camera was held upright
+    turned[0x0112] = 6                                      # orientation: a quarter turn
     upright = encode(image, "JPEG", exif=turned)
     return {
         "jpeg": jpeg,
@@ -23,7 +25,7 @@ def samples():
         "jpeg progressive": encode(image, "JPEG", progressive=True),
         "jpeg grey": encode(image.convert("L"), "JPEG"),
         "jpeg CMYK": cmyk,
-        "jpeg YCCK": replace(cmyk, cmyk.index(b"Adobe") + 11, b"\2"),       # the marker that says how colours are coded
+        "jpeg YCCK": replace(cmyk, cmyk.index(b"Adobe") + 11, b"\2"),       # the colour transform
         "jpeg turned": upright,
         "jpeg with broken EXIF": replace(upright, upright.index(b"Exif") + 6, b"what?"),
         "jpeg MPO": encode(image, "MPO", save_all=True, append_images=[image]),
@@ -39,7 +41,7 @@ def samples():
         "png one colour transparent": encode(image, "PNG", transparency=(0, 0, 0)),
         "png turned": encode(image, "PNG", exif=turned),
         "png animated": encode(image, "PNG", save_all=True, append_images=[image.rotate(90)]),
-        "png interlaced": header(1, 1, interlaced=1) + chunk(b"IDAT", zlib.compress(b"\0\x40\x80\xc0")) + chunk(b"IEND"),
+        "png interlaced": header(1, 1, interlaced=1) + rows(b"\0\x40\x80\xc0") + chunk(b"IEND"),
         "refused: empty": b"",
         "refused: text": b"ocean",
         "refused: half a jpeg": jpeg[:len(jpeg) // 2],
@@ -50,22 +52,28 @@ def samples():
     }
 
 
-def encode(image, kind, **options):
+def encode(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-def replace(data, start, part):
-    """The data with part written over it."""
+def replace(data: bytes, start: int, part: bytes) -> bytes:
+    """The data, overwritten with a part at `start`."""
     return data[:start] + part + data[start + len(part):]
 
 
-def header(width, height, interlaced=0):
-    """How a PNG of 8-bit RGB begins. Pillow writes none that is interlaced."""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced))
+def header(width: int, height: int, interlaced: int = 0) -> bytes:
+    """The start of a PNG of 8-bit RGB. Pillow writes no interlaced ones."""
+    content = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", content)
 
 
-def chunk(kind, content=b""):
-    """A part of a PNG: the length of its content, its kind, its content, its checksum."""
+def rows(pixels: bytes) -> bytes:
+    """The chunk of a PNG that holds its pixels, each row preceded by the number of its filter."""
+    return chunk(b"IDAT", zlib.compress(pixels))
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    """A chunk of a PNG: the length of its content, its kind, the content, and a checksum of both."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

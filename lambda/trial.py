@@ -1,9 +1,9 @@
-"""Asks the endpoint, in this Python and with the given folders only, for the scene of every photo. build.py runs it in Python 3.13.
+"""Asks the endpoint about each photo, with no packages but the folders'. build.py runs it in Python 3.13.
 
     python3.13 -I -S -B trial.py MODELS PHOTOS FOLDER...
 
-Prints JSON: the answers; the modules that were loaded from the folders; and those that were looked for in vain. For many an
-ImportError is caught somewhere, and all one sees is a photo called damaged, or one that was not turned upright.
+Prints JSON: the answers, the modules loaded from the folders, and the modules not found. These would go
+unnoticed where some code catches the ImportError: a photo is called damaged, say, or is not turned upright.
 
 Next: samples.py
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class Missing:
-    """Stands behind all other finders of modules, so it is asked only for what none of them has."""
+    """A finder behind all others: it is asked only for modules that none of them has found."""
 
     def __init__(self):
         self.names = set()
@@ -24,13 +24,16 @@ class Missing:
         self.names.add(name)
 
 
-def run(models, photos, *folders):
+def run(models: str, photos: str, *folders: str) -> dict:
+    """{"answers", "modules", "missing"}, as above."""
     missing = Missing()
     sys.meta_path.append(missing)
     sys.path[:0] = folders
-    from scene import endpoint
+    from scene.answer import endpoint
+    from scene.answer.classifier import Classifier
 
-    loaded = {path.name.removeprefix("model_"): endpoint.load_model(path.read_bytes()) for path in sorted(Path(models).iterdir())}
+    paths = sorted(Path(models).iterdir())
+    loaded = {path.name.removeprefix("model_"): Classifier.open(path) for path in paths}
     answers = {}
     for path in sorted(Path(photos).iterdir()):
         text = base64.b64encode(path.read_bytes()).decode()
@@ -38,8 +41,8 @@ def run(models, photos, *folders):
             request = {"mode": mode, "imageBase64": text}
             status, answer, _ = endpoint.answer(request, "trial", loaded.__getitem__)
             answers[f"{mode}: {path.name}"] = status, answer
-    modules = sorted(name for name, module in sys.modules.items()
-                     if (getattr(module, "__file__", None) or "").startswith(folders) and name != "__main__")
+    files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+    modules = sorted(name for name, file in files.items() if file.startswith(folders) and name != "__main__")
     return {"answers": answers, "modules": modules, "missing": sorted(missing.names)}
 
 

@@ -1,6 +1,19 @@
-"""Scene sorts photographs into scenes, with a neural network whose every layer is written out by hand.
+"""Scene sorts photographs into scenes, with neural networks whose every layer is written out by hand.
 
-Read in this order:  command, photo, findings, cores, folder: from files to pixels.  nn: the layers.  models: networks made of them.
-augment, optim, checkpoint, train, parallel: how they learn.  metrics, modelfile, predict: how good they are, how they are kept, how they
-are used.  endpoint, serve: how others ask them.  main: all of it.
+    from scene import Classifier
+
+    Classifier.open("model_CNN").classify(open("photo.jpg", "rb").read())       # {"ocean": 0.93, …}
+
+scene/README.md has the reading order.
 """
+
+__all__ = ["Classifier"]
+
+
+def __getattr__(name):
+    """Imports Classifier, and with it NumPy and Pillow, at its first use: `--help` needs neither."""
+    if name == "Classifier":
+        from scene.answer.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module 'scene' has no attribute {name!r}")

@@ -1,8 +1,11 @@
 """Train a network on folders of photos, test it, save it.
 
-    python -m scene.main TRAIN TEST {FCNN,CNN}
+    python -m scene.main TRAIN TEST MODE
 
-TRAIN and TEST hold a folder of photos for each class. The whole story is `run`; above it, what it is made of; below, its options.
+TRAIN and TEST hold a folder of photos for each class. `run` is the whole story; its steps come after it, then
+its options.
+
+Next: predict.py
 """
 
 import argparse
@@ -13,21 +16,22 @@ import sys
 import time
 from typing import NamedTuple
 
-from scene import command, folder, metrics, modelfile
-from scene.checkpoint import Checkpoint, describe
-from scene.command import UserError, printable
-from scene.cores import on_all_cores
-from scene.findings import table
-from scene.predict import Classifier
+from scene import errors, files, processes
+from scene.answer import metrics, modelfile
+from scene.answer.classifier import Classifier
+from scene.errors import UserError, printable
+from scene.learn import recipe
+from scene.models import MODES
+from scene.photos import folder
+from scene.photos.findings import table
 
-IMAGE_SIZE = {"FCNN": 24, "CNN": 80}
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    something unforeseen went wrong
+  1    an unexpected failure
   2    a mistake in the command, in a folder or in a photo, or a file that cannot be written
   3    training diverged
-  130  stopped by Ctrl-C; 143 by SIGTERM, 129 by a terminal that was closed
+  130  stopped by Ctrl-C; 143 by SIGTERM, 129 by a closed terminal
 """
 
 
@@ -42,14 +46,17 @@ def run(options):
         teacher = open_teacher(options)
         train_photos, test_photos, findings = load_both(options)
         train_and_save(train_photos, teacher, options, output)
-        classifier = Classifier.open(output.model)      # from the file: what is tested is what will be deployed
+        classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
 
-    report = metrics.evaluate(test_photos.labels, classifier.probabilities(test_photos.pixels, on_all_cores), classifier.classes)
-    report = {"mode": options.mode, **report, "seconds": round(time.monotonic() - started, 2),
-              "findings": [finding._asdict() for finding in findings]}
-    modelfile.write(output.metrics, json.dumps(report, indent=1).encode())
+    model = options.load_model or output.model
+    with modelfile.named(model):
+        probabilities = classifier.probabilities(test_photos.pixels, processes.parallel_map)
+    report = {"mode": options.mode, **metrics.evaluate(test_photos.labels, probabilities, classifier.classes)}
+    report["seconds"] = round(time.monotonic() - started, 2)
+    report["findings"] = [finding._asdict() for finding in findings]
+    files.write(output.metrics, json.dumps(report, indent=1).encode())
     print(metrics.describe(report))
-    print(f"Model: {printable(options.load_model or output.model)}, metrics: {printable(output.metrics)}, "
+    print(f"Model: {printable(model)}, metrics: {printable(output.metrics)}, "
           f"total time: {report['seconds']:.1f} s")
 
 
@@ -63,155 +70,210 @@ class Output(NamedTuple):
 
 
 def prepare_output(options):
-    """The paths to write, in a folder that can be written to: better known before training than after."""
+    """The paths to write, in a folder that is known to be writable before training begins."""
     os.makedirs(options.output, exist_ok=True)
-    names = (name.format(options.mode) for name in ("model_{}", "metrics_{}.json", "checkpoint_{}", "diverged_{}"))
-    output = Output(*(os.path.join(options.output, name) for name in names))
+    names = ("model_{}", "metrics_{}.json", "checkpoint_{}", "diverged_{}")
+    output = Output(*(os.path.join(options.output, name.format(options.mode)) for name in names))
     for path in output:
         if os.path.isdir(path):
-            raise UserError(f"{printable(path)} is a folder, where a file is to be written: choose another --output.")
+            raise UserError(f"{printable(path)} is a folder, but Scene writes a file there: choose another "
+                            "--output.")
     if os.path.exists(output.checkpoint) and not options.resume and not options.load_model:
-        raise UserError(f"{printable(output.checkpoint)} is what an interrupted training left: add --resume to go on with it, or delete it "
-                        "to begin anew.")
+        raise UserError(f"{printable(output.checkpoint)} is the checkpoint of an interrupted training: add "
+                        "--resume to continue it, or delete it to start again.")
     if options.resume and not os.path.exists(output.checkpoint):
-        print(f"Note: there is no {printable(output.checkpoint)} to go on from, so training begins anew.")
+        print(f"Note: there is no {printable(output.checkpoint)} to resume from, so training starts from the "
+              "beginning.")
     for path in output:
-        modelfile.sweep(path)
-    modelfile.write(f"{output.model}.try", b"")
+        files.sweep(path)
+    files.write(f"{output.model}.try", b"")
     os.unlink(f"{output.model}.try")
     return output
 
 
 def check_device(device):
-    """Refuses a device that is not there."""
+    """Raises UserError if the device is not there."""
     if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no CUDA device here; leave the option away to train on the CPU.")
+            raise UserError("--device cuda: torch finds no CUDA device here. Leave the option out to train "
+                            "on the CPU.")
+
+
+class Teacher(NamedTuple):
+    """A trained network to start from."""
+
+    network: object
+    started_from: dict      # for the card of its pupil
 
 
 def open_teacher(options):
-    """The network to start from, None if there is none. It sets the architecture, and the image size unless that is given."""
+    """The Teacher of --start-from, or None. It sets the image size, unless that is given."""
     if not options.start_from:
-        options.image_size = options.image_size or IMAGE_SIZE[options.mode]
+        options.image_size = options.image_size or MODES[options.mode].image_size
         return None
-    teacher = open_model(options.start_from, options.mode).network
-    options.image_size = options.image_size or teacher.image_size
-    return teacher
+    with open(options.start_from, "rb") as file:
+        data = file.read()
+    with modelfile.named(options.start_from):
+        network, card = modelfile.load(data)
+    check_mode(options.start_from, card["mode"], options.mode)
+    options.image_size = options.image_size or network.image_size
+    return Teacher(network, modelfile.describe_source(data, card))
 
 
-def open_model(path, mode):
-    """A model that is trained already, as a Classifier; it has to be of this mode."""
-    classifier = Classifier.open(path)
-    if classifier.card["mode"] != mode:
-        raise UserError(f"{printable(path)} is a model of mode {classifier.card['mode']}, not {mode}: name the mode it has.")
-    return classifier
+def check_mode(path, found, wanted):
+    """Raises UserError if a model is of another mode than the command says."""
+    if found != wanted:
+        raise UserError(f"{printable(path)} is a model of mode {found}, not {wanted}: name the mode it has.")
 
 
 def load_both(options):
-    """The photos of TRAIN and TEST and what was found in them, after saying it. Raises DataError with all that is wrong."""
+    """Photos of TRAIN and TEST, and the findings about them, which it prints. Raises DataError with every
+    problem.
+    """
     listings = [folder.scan(path) for path in (options.train, options.test)]
     say_listings(listings)
-    (train_photos, test_photos), findings = folder.load(
-        listings, listings[0].classes, options.image_size, folder.check(*listings), options.skip_bad)
+    classes = listings[0].classes
+    findings = folder.check(*listings)
+    sets, findings = folder.load(listings, classes, options.image_size, findings, options.skip_bad)
     say_findings(findings)
-    return train_photos, test_photos, findings
+    return *sets, findings
 
 
 def load_test(options):
-    """A model that is trained already, as a Classifier, the photos of TEST for it and what was found in them, as `load_both`."""
-    classifier = open_model(options.load_model, options.mode)
+    """The Classifier of --load-model, the photos of TEST for it and the findings about them, as `load_both`.
+    """
+    classifier = Classifier.open(options.load_model)
+    check_mode(options.load_model, classifier.mode, options.mode)
     classes = classifier.classes
-    print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {', '.join(classes)}")
+    print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: "
+          f"{', '.join(classes)}")
     listing = folder.scan(options.test)
     say_listings([listing])
-    (photos,), findings = folder.load(
-        [listing], classes, classifier.network.image_size, folder.check_test(classes, listing), options.skip_bad)
+    findings = folder.check_test(classes, listing)
+    sets, findings = folder.load([listing], classes, classifier.image_size, findings, options.skip_bad)
     say_findings(findings)
-    return classifier, photos, findings
+    return classifier, *sets, findings
 
 
 def say_listings(listings):
-    """Prints what is in the folders, and what was passed over."""
+    """Prints the photos found in each folder, and the files passed over."""
     for listing in listings:
-        counts = ", ".join(f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()) or "none"
-        print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(listing.classes)} classes: {counts}")
+        counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
+        print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(counts)} classes: "
+              f"{', '.join(counts) or 'none'}")
         if listing.passed_over:
-            passed_over = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items()))
-            print(f"  passed over: {passed_over}")
+            kinds = [f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items())]
+            print(f"  passed over: {', '.join(kinds)}")
     sys.stdout.flush()
 
 
 def say_findings(findings):
-    """Prints the table of findings; without any, nothing."""
+    """Prints the table of findings, if there are any."""
     if findings:
         print(table(findings), flush=True)
 
 
 def train_and_save(photos, teacher, options, output):
-    """Trains a network, new or from what the teacher has learned, and writes its model file."""
+    """Trains a network and writes its model file."""
     import torch  # takes a second: after the first lines are on the screen
 
-    from scene.models import MODES
-    from scene.train import Diverged, train
+    from scene.learn.checkpoint import Checkpoint, describe
+    from scene.learn.loop import train
+    from scene.learn.progress import Diverged
 
-    architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
-    network = MODES[options.mode](len(photos.classes), **architecture)
-    card = {"mode": network.mode, "classes": photos.classes, "architecture": network.architecture, "fit": modelfile.FIT, "mirror": True}
+    source = teacher and teacher.network
+    network = make_network(options, len(photos.classes), source)
+    about = {"started_from": teacher.started_from} if teacher else {}
+    card = modelfile.make_card(network, options.mode, photos.classes, **about)
+    settings = make_settings(options, len(photos.labels))
+    check_network(network, card, settings)
+    shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
+    print(f"Settings: {', '.join(words)}", flush=True)
+
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    settings = make_settings(options, len(labels))
-    print(f"Settings: mode {options.mode}, image size {options.image_size}, "
-          + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(settings).items()), flush=True)
-    checkpoint = Checkpoint(output.checkpoint, describe(network, photos, settings, teacher))
+    checkpoint = Checkpoint(output.checkpoint, describe(options.mode, network, photos, settings, source))
     try:
-        train(network, pixels, labels, settings, teacher, checkpoint)
+        train(network, pixels, labels, settings, source, checkpoint)
     except Diverged as error:
         if not checkpoint.restore(network):         # somebody has deleted it
             raise
         modelfile.save(output.diverged, network, card)
         checkpoint.remove()
-        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model like any other.") from error
+        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
+                       "like any other.") from error
     modelfile.save(output.model, network, card)
     checkpoint.remove()
 
 
-def make_settings(options, photos):
-    """The settings of a run: the options, and for those not given the defaults for this mode and this many photos."""
-    from scene.train import Settings, defaults
+def make_network(options, classes, teacher):
+    """A new network of the chosen mode; with a teacher, of its architecture."""
+    architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
+    return MODES[options.mode].network(classes, **architecture)
 
-    names = Settings.__dataclass_fields__
+
+def check_network(network, card, settings):
+    """Raises NetworkError unless the network can be trained, and its model file opened again."""
+    recipe.check(network, settings)
+    try:
+        modelfile.check(network, card)
+    except modelfile.ModelFileError as error:
+        raise recipe.NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
+                                  f"opened again: {error}.") from error
+
+
+def make_settings(options, photos):
+    """The settings of a run: the options, and the defaults for those not given."""
+    settings = recipe.defaults(MODES[options.mode], photos, trained=bool(options.start_from))
+    names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    return Settings(**defaults(options.mode, photos, trained=bool(options.start_from)) | given)
+    return recipe.Settings(**settings | given)
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scene.main", description="Train a network that sorts photos into scenes, test it and save it.",
+        prog="python -m scene.main",
+        description="Train a network that sorts photos into scenes, test it and save it.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", metavar="TRAIN", help="folder of photos to train on: one subfolder for each class")
-    parser.add_argument("test", metavar="TEST", help="folder of photos to test on: the same subfolders, other photos")
-    parser.add_argument("mode", metavar="MODE", type=str.upper, choices=["FCNN", "CNN"],
-                        help="FCNN (fully connected: faster) or CNN (convolutional: more accurate), in any case")
-    parser.add_argument("--epochs", type=number(int, 1), help="how often to see each photo (default: FCNN 80; CNN 36, more for few)")
-    parser.add_argument("--batch-size", type=number(int, 2), help="photos for each step (default: FCNN 256, CNN 128)")
-    parser.add_argument("--learning-rate", type=number(float, 1e-9),
-                        help="at its highest (default: FCNN 0.1, CNN 0.08, more for few; a tenth of that with --start-from)")
-    parser.add_argument("--image-size", type=number(int, 8, 512), help="pixels a side that photos are made (default: FCNN 24, CNN 80)")
-    parser.add_argument("--loss", choices=["cross-entropy", "mse"], help="what to make small (default: cross-entropy)")
-    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
-    parser.add_argument("--resume", action="store_true", default=None, help="go on with the interrupted training in --output, if any")
-    parser.add_argument("--start-from", metavar="PATH", help="train on from this model: its weights, but for the last layer's")
-    parser.add_argument("--load-model", metavar="PATH", help="test this model; nothing is trained, TRAIN is not read")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out photos that cannot be used, and say which")
+    add = parser.add_argument
+    add("train", metavar="TRAIN", help="folder of photos to train on, with a subfolder for each class")
+    add("test", metavar="TEST", help="folder of other photos to test on, with the same subfolders")
+    modes = [f"{mode} ({entry.help})" for mode, entry in MODES.items()]
+    add("mode", metavar="MODE", type=str.upper, choices=list(MODES),
+        help=f"{' or '.join(modes)}, in upper or lower case")
+    add("--epochs", type=number(int, 1), help=f"how often to show each photo (default: {default('epochs')})")
+    add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
+    add("--learning-rate", type=number(float, 1e-9),
+        help=f"the highest learning rate (default: {default('learning_rate')}; a tenth with --start-from)")
+    add("--image-size", type=number(int, 8, 512), metavar="N",
+        help=f"photos are resized to NxN pixels (default: {default('image_size')})")
+    add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
+    add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
+    add("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
+    add("--resume", action="store_true", default=None,
+        help="continue an interrupted training in --output, if there is one")
+    add("--start-from", metavar="PATH", help="start from the weights of this model, except the last layer's")
+    add("--load-model", metavar="PATH", help="test this model without training; TRAIN is not read")
+    add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     options = parser.parse_args(arguments)
     training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
-        print("Note: nothing is trained, so " + ", ".join(f"--{name.replace('_', '-')}" for name in given) + " will have no effect.")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        print(f"Note: nothing is trained, so {names} will have no effect.")
     return options
+
+
+def default(name):
+    """The default of a setting for every mode, for --help: "FCNN 80, CNN 36 or more"."""
+    numbers = []
+    for mode, entry in MODES.items():
+        depends = entry.few_photos and name in ("epochs", "learning_rate")
+        numbers.append(f"{mode} {getattr(entry, name)}{' or more' if depends else ''}")
+    return ", ".join(numbers)
 
 
 def number(kind, least, most=math.inf):
@@ -219,7 +281,8 @@ def number(kind, least, most=math.inf):
     def parse(text):
         value = kind(text)
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}" if most < math.inf else f"{text} is less than {least}")
+            allowed = f"is not from {least} to {most}" if most < math.inf else f"is less than {least}"
+            raise argparse.ArgumentTypeError(f"{text} {allowed}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"
@@ -227,4 +290,4 @@ def number(kind, least, most=math.inf):
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(run, parse(None)))
+    sys.exit(errors.run(run, parse(None)))

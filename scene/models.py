@@ -1,10 +1,11 @@
-"""The two networks, each a list of layers.
+"""The networks, each a list of layers, and MODES: everything that the rest of Scene knows about each of them.
 
-Both take photos as they are, uint8 (N, S, S, 3), and return logits (N, K), a score for each class. `architecture` holds what
-the model file needs to build the same network again.
+A network takes photos as they are, uint8 (N, S, S, 3), and returns logits (N, K), a score for each class.
 
-Next: augment.py
+Next: learn/augment.py
 """
+
+from typing import NamedTuple
 
 from scene.nn.activation import ReLU
 from scene.nn.conv import Conv2d
@@ -18,18 +19,16 @@ from scene.nn.winograd import WinogradConv2d
 
 
 class FCNN(Network):
-    """Fully connected: every pixel meets every number of the first hidden layer. It knows nothing of neighbourhood.
+    """Fully connected: every pixel meets every number of the first hidden layer. It knows nothing of
+    neighbourhood.
 
     Parameters for 10 classes: 766 346, of which 663 552 are the first layer's weights.
     """
 
-    mode = "FCNN"
-    any_size = False                # its first layer has a weight for each pixel
-
     def __init__(self, classes, image_size=24, hidden=(384, 256), dropout=0.3):
         self.image_size = image_size
-        self.architecture = {"image_size": image_size, "hidden": list(hidden), "dropout": dropout}
-        layers, inputs = [Normalize(), Flatten()], image_size * image_size * 3
+        layers = [Normalize(), Flatten()]
+        inputs = image_size * image_size * 3
         for outputs in hidden:
             layers += [Linear(inputs, outputs), BatchNorm(outputs), ReLU(), Dropout(dropout)]
             inputs = outputs
@@ -37,7 +36,8 @@ class FCNN(Network):
 
 
 class CNN(Network):
-    """Convolutional and residual: the same small patterns are looked for everywhere, then patterns of patterns.
+    """Convolutional and residual: looks for the same small patterns everywhere, then for patterns of
+    patterns.
 
     For a side of 80:      (N, 80, 80, 3)
       4x4 convolution, every other pixel   -> (N, 40, 40, 32)
@@ -45,33 +45,66 @@ class CNN(Network):
       3x3 convolution, residual            -> (N, 20, 20, 48)
       pool, 3x3 convolution, residual      -> (N, 10, 10, 128)
       mean over all pixels, linear         -> (N, K)
-    Each pool stands where it leaves the most work out: the first before norm and bend, the second before the convolution.
+    Each pool stands where it saves the most work: the first before BatchNorm and ReLU, the second before the
+    convolution.
     Parameters for 10 classes: 409 450.
-    Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a form of it.
+    Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a
+    form of it.
     """
-
-    mode = "CNN"
-    any_size = True                 # behind the mean no weight depends on the number of pixels
 
     def __init__(self, classes, image_size=80, widths=(32, 48, 128)):
         self.image_size = image_size
-        self.architecture = {"image_size": image_size, "widths": list(widths)}
         inputs = widths[0]
-        layers = [Normalize(), Conv2d(3, inputs, 4, stride=2, padding=1, bias=False), MaxPool2d(2), BatchNorm(inputs), ReLU()]
+        layers = [Normalize(), Conv2d(3, inputs, 4, stride=2, padding=1, bias=False),
+                  MaxPool2d(2), BatchNorm(inputs), ReLU()]
         for i, outputs in enumerate(widths[1:]):
             if i:
                 layers.append(MaxPool2d(2))
-            layers += [WinogradConv2d(inputs, outputs, bias=False), BatchNorm(outputs), ReLU(), *residual(outputs)]
+            layers += [WinogradConv2d(inputs, outputs, bias=False), BatchNorm(outputs), ReLU()]
+            layers += residual(outputs)
             inputs = outputs
         super().__init__(*layers, GlobalAveragePool(), Linear(inputs, classes))
 
 
 def residual(channels):
-    """Two convolutions and a short cut around them. No biases: the norms have them."""
+    """Two convolutions and a shortcut around them. No biases: the norms have them."""
     body = Sequential(
         WinogradConv2d(channels, channels, bias=False), BatchNorm(channels), ReLU(),
         WinogradConv2d(channels, channels, bias=False), BatchNorm(channels))
     return [Residual(body), ReLU()]
 
 
-MODES = {"FCNN": FCNN, "CNN": CNN}
+class Mode(NamedTuple):
+    """A network that people can choose, and the numbers of its training. learn/recipe.py turns them into
+    settings.
+    """
+
+    network: type               # its class: network(classes, image_size=…, …)
+    help: str                   # for --help
+    pretrained: bool            # whether scene/pretrained/ has a model of it
+    epochs: int
+    learning_rate: float        # at its highest
+    batch_size: int
+    shard: int                  # photos that one core works on at a time
+    crop_area: float            # crops keep this share of a photo or more
+    crop_growth: float          # how far that share has grown towards the whole photo at the end, 0…1
+    grey: float                 # share of the photos shown in grey, 0…1
+    norm_rate: float            # norms and biases take this many times the learning rate
+    few_photos: bool            # whether fewer photos ask for more epochs, larger steps and smaller crops
+
+    @property
+    def image_size(self):
+        """Photos are resized to this many pixels a side, unless somebody asks for another size."""
+        return self.network(2).image_size
+
+
+MODES = {
+    "FCNN": Mode(
+        FCNN, "fully connected: faster", pretrained=True,
+        epochs=80, learning_rate=0.1, batch_size=256, shard=128,
+        crop_area=0.75, crop_growth=0, grey=0.0, norm_rate=1.0, few_photos=False),
+    "CNN": Mode(
+        CNN, "convolutional: more accurate", pretrained=True,
+        epochs=36, learning_rate=0.08, batch_size=128, shard=64,
+        crop_area=0.5, crop_growth=1, grey=0.1, norm_rate=4.0, few_photos=True),
+}

@@ -1,38 +1,72 @@
-"""What all tests share: 200 examples for each property, the same ones every time; and what is built once for several files."""
+"""Shared by all tests: Hypothesis's settings, fixtures for several files, and the gate.
 
+With SCENE_GATE=1 in the environment, a skipped test is a failure.
+"""
+
+import os
 import signal
+import subprocess
 import zipfile
+import zlib
 
 import pytest
 import torch
 from hypothesis import settings
 
-from scene import modelfile
-from scene.command import UserError
+from scene.answer import modelfile
+from scene.errors import UserError
 from scene.models import MODES
 from tests import runtime
 
-torch.set_num_threads(1)        # as in training: a thread each for tiny operations only gets in the way
-signal.signal(signal.SIGINT, signal.default_int_handler)    # tests in the background would ignore Ctrl-C, and so would what they start
+torch.set_num_threads(1)        # as in training: more threads only slow down tiny operations
+# In the background Ctrl-C would be ignored, by the tests and by the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("scene", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("scene")
 
 
+# The gate
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return refuse_skip((yield))
+
+
+def refuse_skip(report):
+    """The report of a test or a module; a failure if it was skipped and SCENE_GATE=1 is set."""
+    expected_to_fail = hasattr(report, "wasxfail")              # pytest reports these as skipped, too
+    if report.skipped and not expected_to_fail and os.environ.get("SCENE_GATE") == "1":
+        path, line, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: skipped, which SCENE_GATE=1 does not allow: " \
+            f"{reason.removeprefix('Skipped: ')}"
+    return report
+
+
+# Models, and the function in AWS Lambda
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A folder with model_FCNN and model_CNN, of the usual size, that never learned anything."""
+    """A folder with an untrained model of the default size for each mode."""
     folder = tmp_path_factory.mktemp("models")
-    for mode, kind in MODES.items():
-        network = kind(3).start(torch.Generator().manual_seed(0))
-        card = {"mode": mode, "classes": ["grass", "ocean", "road"], "architecture": network.architecture, "fit": "stretch", "mirror": True}
+    for mode, entry in MODES.items():
+        network = entry.network(3).start(torch.Generator().manual_seed(0))
+        card = modelfile.make_card(network, mode, ["grass", "ocean", "road"])
         modelfile.save(folder / f"model_{mode}", network, card)
     return folder
 
 
 @pytest.fixture(scope="session")
 def python313():
-    """A Python 3.13, the one that Lambda runs."""
-    from build import find_python  # here, not above: most tests need none
+    """The path of a Python 3.13, the version that Lambda runs."""
+    from build import find_python  # here, not above: few tests need it
 
     try:
         return find_python()
@@ -42,7 +76,7 @@ def python313():
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory, models, python313):
-    """What lambda/build.py makes for this machine's architecture; unpacked as in Lambda, in code/ and layer/."""
+    """lambda/build.py's output for this machine's architecture, unpacked in code/ and layer/ as in Lambda."""
     folder = tmp_path_factory.mktemp("bundle")
     result = runtime.build(folder, models)
     if "pip could not fetch" in result.stderr:
@@ -51,3 +85,41 @@ def bundle(tmp_path_factory, models, python313):
     zipfile.ZipFile(folder / "get_scene.zip").extractall(folder / "code")
     zipfile.ZipFile(next(folder.glob("layer-*.zip"))).extractall(folder / "layer")
     return folder
+
+
+@pytest.fixture(scope="session")
+def client(request, python313):
+    """A folder with AWS's runtime client, kept for later runs of the tests."""
+    versions = zlib.crc32((runtime.ROOT / "constraints.txt").read_bytes())
+    folder = request.config.cache.mkdir("lambda-runtime") / f"{versions:08x}"
+    if not folder.exists():
+        try:
+            runtime.install_client(python313, folder)
+        except subprocess.CalledProcessError as error:
+            last = error.stderr.strip().splitlines()[-1]
+            pytest.skip(f"the runtime client cannot be installed: {last}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3(models):
+    """The URL of an S3 server whose bucket "models" holds the models, and an object that is none."""
+    pytest.importorskip("moto.server", reason="needs pip install -e '.[cloud]'")
+    server, url = runtime.serve_s3(runtime.read_files(models) | {"no_model": b"<html>"})
+    yield url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def make(python313, bundle, client, tmp_path_factory):
+    """make(AWS_ENDPOINT_URL_S3=…) -> a runtime.Function from the built zips."""
+    folder = tmp_path_factory.mktemp("logs")
+
+    def make(code=bundle / "code", timeout=30, **environment):
+        log = folder / f"{len(list(folder.iterdir()))}.log"
+        log.touch()
+        environment = {"SCENE_BUCKET": "models", "OMP_NUM_THREADS": "1"} | environment
+        path = [bundle / "layer/python", client]
+        return runtime.Function(python313, code, path, environment, log, timeout=timeout)
+
+    return make

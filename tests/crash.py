@@ -1,8 +1,8 @@
-"""Trainings that are killed or interrupted at random moments, and gone on with.
+"""Trainings that are killed or interrupted at random moments, and resumed.
 
-Each run is a fork of this process, which has loaded torch already: a hundred runs take a minute and not ten. It must be a process of
-its own, without other threads. tests/test_checkpoint.py starts a few runs; `python -m tests.bench.soak kills` and `resumes`, as many
-as you like.
+Each run is a fork of this process, which has loaded torch already, so a hundred runs take one minute instead
+of ten. Forking needs a process of its own without other threads. tests/test_checkpoint.py starts a few runs,
+`python -m tests.bench.soak kills` and `resumes` as many as you like.
 """
 
 import hashlib
@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from random import Random
 
-import scene.models  # noqa: F401  (loaded here, once for all)
-import scene.train  # noqa: F401
-from scene import checkpoint, command, main
-from tests.test_main import make_photos
+import scene.learn.loop  # noqa: F401  (loaded here, once for all forks)
+from scene import errors, main
+from scene.learn import checkpoint
+from scene.models import MODES
+from tests.jobs import make_photos
 
 SLOW = 60       # seconds after which a run hangs
 
@@ -27,16 +28,17 @@ class Job:
     def __init__(self, mode, *options):
         self.pid = os.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)        # in the background it would be ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job would ignore it
             log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1), os.dup2(log, 2)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
             try:
-                os._exit(command.run(main.run, main.parse(["train", "test", mode, *options])))
+                os._exit(errors.run(main.run, main.parse(["train", "test", mode, *options])))
             finally:
                 os._exit(99)
 
     def wait(self, seconds=SLOW):
-        """The exit code, None if it still runs after so many seconds. A signal's exit code is -number."""
+        """The exit code, -number for a signal's, or None if it still runs after this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -46,9 +48,13 @@ class Job:
         return None
 
     def end(self, number):
-        """Sends it a signal; returns its exit code."""
+        """Sends it a signal. Returns its exit code."""
         os.kill(self.pid, number)
         return self.wait()
+
+    def is_saving(self):
+        """Whether it is writing a file right now, or was killed while it did."""
+        return bool(list(Path().glob(f"*.{self.pid}.part")))
 
 
 def model(mode):
@@ -56,70 +62,92 @@ def model(mode):
     return hashlib.sha256(Path(f"model_{mode}").read_bytes()).hexdigest()
 
 
+def log():
+    """The output of the last run."""
+    return Path("log").read_text()
+
+
 def uninterrupted(mode, *options):
-    """Trains without a break: -> the model's SHA-256, and how many seconds it took."""
+    """Trains without a break: -> (the model's SHA-256, the seconds it took)."""
     started = time.monotonic()
     code = Job(mode, *options).wait()
-    assert code == 0, Path("log").read_text()
+    assert code == 0, log()
     return model(mode), time.monotonic() - started
 
 
 def kills(count):
-    """Kills trainings that save at every step until so many kills have hit a save. Each run goes on from the last.
+    """Kills trainings that save at every step until `count` kills have hit a save. Each run resumes the last.
 
-    Half of the kills come at a random moment, half in the milliseconds after the first save that begins at a random moment or later.
+    Half of the kills come at a random moment. The others come in the milliseconds after a save has begun, the
+    first one after a random moment.
     """
+    mode = "FCNN"
     options = ["--epochs", "40", "--batch-size", "12", "--image-size", "8", "--resume"]
     with training_folder():
         checkpoint.PAUSE = 0
-        true, seconds = uninterrupted("FCNN", *options)
-        random, runs, inside, resumed, finished = Random(0), 0, 0, 0, 0
+        true, seconds = uninterrupted(mode, *options)
+        random = Random(0)
+        runs = inside = resumed = finished = 0
         while inside < count:
             runs += 1
-            there = os.path.exists("checkpoint_FCNN")
-            job = Job("FCNN", *options)
-            code = job.wait(random.uniform(0, seconds / 3))
-            while runs % 2 and code is None and not list(Path().glob(f"*.{job.pid}.part")):
-                code = job.wait(0.0001)
-            if code is None:
-                time.sleep(random.uniform(0, 0.01) * (runs % 2))
-                code = job.end(signal.SIGKILL)
+            there = os.path.exists(f"checkpoint_{mode}")
+            job = Job(mode, *options)
+            into_save = random.uniform(0, 0.01) if runs % 2 else None
+            code = kill(job, random.uniform(0, seconds / 3), into_save)
             if code == -signal.SIGKILL:
-                inside += bool(list(Path().glob(f"*.{job.pid}.part")))         # it was written, and not yet in its place
-            else:                                                               # it came to its end, if only just
-                assert code == 0 and model("FCNN") == true, Path("log").read_text()
+                inside += job.is_saving()
+            else:                                               # it ended just before the kill
+                assert code == 0 and model(mode) == true, log()
                 finished += 1
-            if said := Path("log").read_text():
+            if said := log():
                 assert "Traceback" not in said and "damaged" not in said
                 resumed += there and "Resumed in epoch" in said
-            if os.path.exists("checkpoint_FCNN"):
-                data = Path("checkpoint_FCNN").read_bytes()
-                assert hashlib.sha256(data[32:]).digest() == data[:32], "an unreadable checkpoint"
-        assert Job("FCNN", *options).wait() == 0 and model("FCNN") == true
-    print(f"{runs} runs, killed at random moments, {inside} of them inside a save: 0 unreadable files; {resumed} went on from the run "
-          f"before; {finished + 1} trainings came to their end this way, each with the uninterrupted one's bytes")
+            check_readable(f"checkpoint_{mode}")
+        assert Job(mode, *options).wait() == 0 and model(mode) == true
+    print(f"{runs} runs killed at random moments, {inside} of them inside a save: 0 unreadable files; "
+          f"{resumed} resumed the run before; {finished + 1} trainings ended, each with the bytes of the "
+          "uninterrupted one")
+
+
+def kill(job, after, into_save):
+    """Kills a job after some seconds or, with `into_save`, so long into the next save. -> its exit code."""
+    code = job.wait(after)
+    if into_save is not None:
+        while code is None and not job.is_saving():
+            code = job.wait(0.0001)
+        if code is None:
+            time.sleep(into_save)
+    return job.end(signal.SIGKILL) if code is None else code
+
+
+def check_readable(path):
+    """Asserts that a checkpoint, if there is one, is whole."""
+    if os.path.exists(path):
+        data = Path(path).read_bytes()
+        assert hashlib.sha256(data[32:]).digest() == data[:32], "an unreadable checkpoint"
 
 
 def resumes(count):
-    """Interrupts trainings at random moments and goes on, of both modes in turn: the model is the uninterrupted one's, to the byte."""
+    """Interrupts and resumes trainings of all modes in turn: each gives the bytes of an uninterrupted one."""
     options = ["--epochs", "8", "--batch-size", "8", "--image-size", "24"]
     with training_folder():
-        true = {mode: uninterrupted(mode, *options) for mode in ("FCNN", "CNN")}
+        true = {mode: uninterrupted(mode, *options) for mode in MODES}
         random, points, codes = Random(0), 0, {}
         while points < count:
-            mode = ("FCNN", "CNN")[points % 2]
+            mode = list(MODES)[points % len(MODES)]
             digest, seconds = true[mode]
             job, number = Job(mode, *options), random.choice([signal.SIGINT, signal.SIGTERM])
             code = job.wait(random.uniform(0, seconds))
             if code is None:
                 code = job.end(number)
             if os.path.exists(f"checkpoint_{mode}"):
-                assert code == 128 + number, Path("log").read_text()
-                assert Job(mode, *options, "--resume").wait() == 0, Path("log").read_text()
-                assert "Resumed in epoch" in Path("log").read_text() and model(mode) == digest
+                assert code == 128 + number, log()
+                assert Job(mode, *options, "--resume").wait() == 0, log()
+                assert "Resumed in epoch" in log() and model(mode) == digest
                 codes[code] = codes.get(code, 0) + 1
                 points += 1
-    print(f"{points} trainings interrupted at random moments (exit codes: {codes}) and gone on with: {points} identical models")
+    print(f"{points} trainings interrupted at random moments (exit codes: {codes}) and resumed: "
+          f"{points} identical models")
 
 
 class training_folder(tempfile.TemporaryDirectory):

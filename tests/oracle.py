@@ -1,18 +1,19 @@
-"""The judge of every layer: torch.nn and autograd.
+"""The oracle compares a layer with torch.nn and autograd.
 
     oracle.check(Linear(3, 2), F.linear, x)
 
-compares forward and backward of a layer with a function of torch that takes x and the layer's parameters, in their order. Everything in
-float64, and with a random gradient from above: with a gradient of ones most wrong backward passes look right.
+compares forward and backward with a torch function that takes x and the layer's parameters, in their order.
+It works in float64 and with a random dy: given a dy of ones, most wrong backward passes look right.
 """
 
 import torch
+import torch.nn.functional as F
 
 from scene.nn.layer import Network
 
 
 def prepare(layer, seed=0, dtype=torch.float64):
-    """Gives a single layer its memory and parameters at random, biases and running statistics too."""
+    """Gives a single layer its memory and random parameters, biases and running statistics included."""
     generator = torch.Generator().manual_seed(seed)
     network = Network(layer).start(generator, dtype=dtype)
     network.params += torch.randn(network.size, generator=generator, dtype=dtype) / 2
@@ -23,14 +24,15 @@ def prepare(layer, seed=0, dtype=torch.float64):
 
 
 def numbers(shape, seed=0, dtype=torch.float64):
-    """Normal random numbers that depend on nothing but the seed."""
+    """Normal random numbers that depend on the seed alone."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def check(layer, reference, x, seed=0, evaluation=True):
-    """Asserts that y, dx and every parameter's gradient are the reference's. `x` may be a shape, to be filled at random.
+    """Asserts that y, dx and every parameter's gradient are the reference's.
 
-    Evaluation has to give the same y, unless `evaluation` is False, for layers that do something else in training.
+    `x` may be a shape, which is filled with random numbers. Evaluation must give the same y. For a layer that
+    differs in training, `evaluation=False` skips this comparison.
     """
     x = x if isinstance(x, torch.Tensor) else numbers(x, seed)
     prepare(layer, seed)
@@ -43,8 +45,9 @@ def check(layer, reference, x, seed=0, evaluation=True):
     if evaluation:
         assert_close("y in evaluation", layer.forward(x), their_y)
 
-    ours = {name: getattr(layer, "d" + name).fill_(float("nan")) for name in layer.parameters}      # in the flat vector
-    dy = numbers((*y.shape, 2), seed + 1)[..., 0]               # not contiguous: a layer gets whatever the next one returns
+    # Gradients are views of the flat vector. NaN shows an element that backward did not write.
+    ours = {name: getattr(layer, "d" + name).fill_(float("nan")) for name in layer.parameters}
+    dy = numbers((*y.shape, 2), seed + 1)[..., 0]       # not contiguous: a layer must accept any dy
     dx = layer.backward(dy)
     wanted = torch.autograd.grad(their_y, [their_x, *theirs.values()], dy)
     assert_close("dx", dx, wanted[0])
@@ -57,10 +60,17 @@ def assert_close(what, ours, theirs):
 
 
 def nchw(x):
-    """Our images as torch.nn has them: (N, H, W, C) -> (N, C, H, W)."""
+    """Our images in torch.nn's layout: (N, H, W, C) -> (N, C, H, W)."""
     return x.permute(0, 3, 1, 2)
 
 
 def nhwc(x):
-    """torch.nn's images as we have them: (N, C, H, W) -> (N, H, W, C)."""
+    """torch.nn's images in our layout: (N, C, H, W) -> (N, H, W, C)."""
     return x.permute(0, 2, 3, 1)
+
+
+def torch_conv(stride=1, padding=0):
+    """Conv2d of torch.nn on our images, as a reference for `check`."""
+    def reference(x, w, b=None):
+        return nhwc(F.conv2d(nchw(x), nchw(w), b, stride, padding))
+    return reference

@@ -1,4 +1,4 @@
-"""What Hypothesis draws: shapes, strides, padding and seeds, never the floats."""
+"""Hypothesis strategies for shapes, sizes and seeds. Floats are never drawn: they come from a seed."""
 
 from hypothesis import strategies as st
 
@@ -7,5 +7,5 @@ sizes = st.integers(1, 9)
 
 
 def images(least=1, most=9):
-    """Shapes (N, H, W, C) of a batch of images with sides of least…most."""
+    """Shapes (N, H, W, C) of batches of images, with sides of least…most pixels."""
     return st.tuples(st.integers(1, 4), st.integers(least, most), st.integers(least, most), st.integers(1, 5))

@@ -1,3 +1,5 @@
+"""Augmentation: ranges, seeds, and each step against torch, Pillow or its definition."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scene.augment import augment, crop, fade, interpolation, relight
+from scene.learn.augment import augment, crop, fade, interpolation, relight
 from tests.strategies import seeds
 
 photos = st.tuples(st.integers(1, 5), st.integers(2, 20))
@@ -28,7 +30,8 @@ def test_values_stay_in_their_range(shape, seed):
 @given(photos, seeds)
 def test_the_same_seed_gives_the_same_photos(shape, seed):
     x, _ = draw(*shape, seed)
-    first, second, other = (augment(x, 9, 0.5, 0.1, torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1))
+    generators = [torch.Generator().manual_seed(s) for s in (seed, seed, seed + 1)]
+    first, second, other = (augment(x, 9, 0.5, 0.1, generator) for generator in generators)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -37,7 +40,8 @@ def test_the_same_seed_gives_the_same_photos(shape, seed):
 def test_one_colour_stays_that_colour_when_cropped(shape, seed):
     n, size = shape
     x = torch.full((n, size, size, 3), 77, dtype=torch.uint8)
-    torch.testing.assert_close(crop(x, 5, 0.3, torch.Generator().manual_seed(seed)), torch.full((n, 5, 5, 3), 77.0))
+    cropped = crop(x, 5, 0.3, torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(cropped, torch.full((n, 5, 5, 3), 77.0))
 
 
 @given(st.integers(1, 30))
@@ -50,7 +54,7 @@ def test_the_whole_photo_is_the_identity_and_backwards_its_mirror(size):
 
 @given(st.integers(1, 20), st.integers(1, 40), seeds)
 def test_resizing_is_that_of_torch(source, size, seed):
-    """With antialiasing, which is the same where the source is enlarged."""
+    """With antialiasing, which has no effect on enlarging."""
     x = torch.randn(source, generator=torch.Generator().manual_seed(seed))
     ours = interpolation(torch.tensor([0.0]), torch.tensor([1.0]), source, size)[0] @ x
     columns = x[None, None, :, None].repeat(1, 1, 1, 2)
@@ -60,7 +64,7 @@ def test_resizing_is_that_of_torch(source, size, seed):
 
 @given(st.integers(2, 6), st.integers(0, 3), seeds)
 def test_a_crop_is_its_part_resized(half, left, seed):
-    """Away from the crop's edge, where it may look at pixels outside the crop."""
+    """Not compared at the crop's edge, where ours may use pixels outside the crop."""
     source = 8 * half
     x = torch.randn(source, generator=torch.Generator().manual_seed(seed))
     ours = interpolation(torch.tensor([left / source]), torch.tensor([0.25]), source, source)[0] @ x
@@ -70,49 +74,57 @@ def test_a_crop_is_its_part_resized(half, left, seed):
 
 @pytest.mark.parametrize("area", [0.3, 0.8])
 def test_crops_have_the_areas_and_shapes_that_they_should(area):
-    """On a photo whose colours are its coordinates, a crop shows where it was taken."""
-    size, n = 64, 500
+    """The photo's colours are its coordinates, so a crop shows where it was taken."""
+    size = 64
+    n = 500
     position = torch.arange(size, dtype=torch.uint8)
-    x = torch.stack([position[:, None].expand(size, size), position.expand(size, size), torch.zeros(size, size)], 2)
+    rows = position[:, None].expand(size, size)
+    columns = position.expand(size, size)
+    x = torch.stack([rows, columns, torch.zeros(size, size)], 2)
     y = crop(x.expand(n, size, size, 3), 32, area, torch.Generator().manual_seed(0))
     height = (y[:, -2, 16, 0] - y[:, 1, 16, 0]) / 29 * 32 / size            # from pixel 1 to pixel 30 of 32
     width = (y[:, 16, -2, 1] - y[:, 16, 1, 1]).abs() / 29 * 32 / size
-    shares, aspects = height * width, width / height
+    shares = height * width
+    aspects = width / height
     assert shares.min() > area * 0.9 and shares.max() <= 1.01
     assert shares.std() > (1 - area) / 6
     assert aspects.min() > 0.7 and aspects.max() < 1.4 and aspects.log().std() > 0.05
-    top, left = y[:, 1, 16, 0] / size, torch.minimum(y[:, 16, 1, 1], y[:, 16, -2, 1]) / size
+    top = y[:, 1, 16, 0] / size
+    left = torch.minimum(y[:, 16, 1, 1], y[:, 16, -2, 1]) / size
     assert (top > 0.05).float().mean() > 0.2 and (left > 0.05).float().mean() > 0.2
 
 
 @given(photos, st.floats(0, 1), seeds)
 def test_the_first_photos_become_grey_as_pillow_has_it(shape, share, seed):
     x, _ = draw(*shape, seed)
-    y, few = fade(x.float(), share), round(share * len(x))
+    y = fade(x.float(), share)
+    few = round(share * len(x))
     assert torch.equal(y[few:], x[few:].float())
     for ours, photo in zip(y[:few], x[:few], strict=True):
         theirs = torch.from_numpy(np.array(Image.fromarray(photo.numpy()).convert("L")))
-        torch.testing.assert_close(ours, theirs[..., None].expand(-1, -1, 3).float(), atol=0.6, rtol=0)       # Pillow rounds
+        theirs = theirs[..., None].expand(-1, -1, 3).float()
+        torch.testing.assert_close(ours, theirs, atol=0.6, rtol=0)          # Pillow rounds
 
 
 def test_training_sees_a_few_grey_photos():
     x, generator = draw(40, 8, 0)
     y = augment(x, 8, 1, 0.1, generator)
     spread = y.max(3).values - y.min(3).values
-    assert (spread.mean((1, 2)) < 20).sum() == 4                # light has a little colour
+    assert (spread.mean((1, 2)) < 20).sum() == 4                # relight tints them a little
 
 
 def test_contrast_varies_around_the_mean():
     x = torch.full((300, 2, 2, 3), 100.0)
     x[:, 0] = 140
     y = relight(x, 0.2, torch.Generator().manual_seed(0))
-    ratio = (y[:, 0, 0] - y[:, 1, 0]) / 40 / (y.mean((1, 2)) / 120)         # contrast, once brightness is divided out
+    ratio = (y[:, 0, 0] - y[:, 1, 0]) / 40 / (y.mean((1, 2)) / 120)         # contrast, without brightness
     assert ratio.min() >= 0.799 and ratio.max() <= 1.201 and ratio.std() > 0.08
     torch.testing.assert_close(ratio[:, 0], ratio[:, 1])
 
 
 def test_half_of_the_photos_are_mirrored():
-    x = torch.arange(8, dtype=torch.uint8).repeat(400, 8, 1)[..., None].expand(-1, -1, -1, 3)       # brighter to the right
+    x = torch.arange(8, dtype=torch.uint8)                                      # brighter to the right
+    x = x.repeat(400, 8, 1)[..., None].expand(-1, -1, -1, 3)                    # (8,) -> (400, 8, 8, 3)
     y = crop(x, 8, 1, torch.Generator().manual_seed(0))
     assert 150 < (y[:, 0, 0, 0] > y[:, 0, -1, 0]).sum() < 250
 

@@ -1,4 +1,4 @@
-"""lambda/build.py: the zips are small, complete, the same every time, and answer every photo as the sources do."""
+"""lambda/build.py: the zips are small, complete and reproducible, and answer every photo like the sources."""
 
 import base64
 import json
@@ -15,21 +15,24 @@ import pytest
 
 import build
 from samples import samples
-from scene import endpoint, modelfile
-from scene.command import UserError
+from scene.answer import endpoint
+from scene.answer.classifier import Classifier
+from scene.answer.modelfile import ModelFileError
+from scene.errors import UserError
+from scene.models import MODES
 from tests import runtime
 from tests.runtime import NATIVE
 
 OTHER = {"arm64": "x86_64", "x86_64": "arm64"}[NATIVE]
-ELF_MACHINE = {"arm64": 183, "x86_64": 62}      # as the ELF specification numbers them
+ELF_MACHINE = {"arm64": 183, "x86_64": 62}      # the ELF specification's numbers
 LAYER = f"layer-{NATIVE}.zip"
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, models, bundle):
-    """What is made for the architecture that this machine has not."""
+    """lambda/build.py's output for the architecture that this machine does not have."""
     if shutil.which(f"{build.MACHINES[OTHER]}-linux-gnu-strip") is None:
-        pytest.skip(f"there are no binutils for {OTHER} here")
+        pytest.skip(f"needs binutils for {OTHER}")
     folder = tmp_path_factory.mktemp("other")
     result = runtime.build(folder, models, arch=OTHER)
     assert result.returncode == 0, result.stderr
@@ -45,11 +48,12 @@ def libraries(path):
     return {e.filename: zipfile.ZipFile(path).read(e) for e in entries(path) if ".so" in e.filename}
 
 
-# What is in it
+# Contents
 
 
-def test_four_files_within_their_limits(bundle, models):
-    assert sorted(path.name for path in bundle.iterdir() if path.is_file()) == ["get_scene.zip", LAYER, "model_CNN", "model_FCNN"]
+def test_the_files_and_their_limits(bundle, models):
+    written = {path.name for path in bundle.iterdir() if path.is_file()}
+    assert written == {"get_scene.zip", LAYER, *(f"model_{mode}" for mode in MODES)}
     assert (bundle / "get_scene.zip").stat().st_size <= 100_000
     assert (bundle / LAYER).stat().st_size <= 16_000_000
     assert sum(entry.file_size for entry in entries(bundle / LAYER)) <= 45 * 2**20
@@ -59,14 +63,19 @@ def test_four_files_within_their_limits(bundle, models):
 
 def test_nothing_but_what_prediction_needs(bundle):
     code = {entry.filename for entry in entries(bundle / "get_scene.zip")}
-    assert {"get_scene.pyc", "scene/endpoint.pyc", "scene/photo.pyc", "scene/nn/winograd.pyc"} <= code
-    assert not code & {"scene/train.pyc", "scene/folder.pyc", "scene/main.pyc", "scene/augment.pyc"}
+    needed = {f"scene/{name}.pyc" for name in ("answer/endpoint", "photos/decode", "nn/winograd")}
+    assert {"get_scene.pyc"} | needed <= code
+    others = {f"scene/{name}.pyc" for name in ("learn/loop", "learn/augment", "photos/folder", "main")}
+    assert all((runtime.ROOT / name).with_suffix(".py").exists() for name in others)
+    assert not code & others
     layer = {entry.filename for entry in entries(bundle / LAYER)}
-    assert {name.split("/")[0] for name in layer} == {"python"}                     # where Lambda puts layers on the path
-    assert {"python/PIL/TiffImagePlugin.pyc", "python/numpy/linalg/_linalg.pyc"} <= layer       # EXIF is read by the one
-    licenses = {name for name in layer if "/licenses/" in name}                     # whoever hands the zip on has to hand these on
+    assert {name.split("/")[0] for name in layer} == {"python"}     # the folder that Lambda puts on the path
+    assert "python/numpy/linalg/_linalg.pyc" in layer
+    assert "python/PIL/TiffImagePlugin.pyc" in layer                # which reads EXIF
+    licenses = {name for name in layer if "/licenses/" in name}     # they have to accompany the packages
     assert len({name.split("/")[1] for name in licenses}) == 3
-    assert not [name for name in layer - licenses for word in ("/test", "f2py", "/random", "avif", "-info") if word in name]
+    unwanted = "/test", "f2py", "/random", "avif", "-info"
+    assert not [name for name in layer - licenses for word in unwanted if word in name]
 
 
 def test_an_entry_tells_nothing_of_the_day_or_the_machine(bundle):
@@ -78,18 +87,27 @@ def test_an_entry_tells_nothing_of_the_day_or_the_machine(bundle):
             data = zipfile.ZipFile(bundle / name).read(entry)
             assert os.fsencode(runtime.ROOT) not in data and b"/scene-" not in data, entry.filename
             if entry.filename.endswith(".pyc"):
-                assert data[4:8] == b"\1\0\0\0", "a hash in place of a date, and nobody checks it"
+                assert data[4:8] == b"\1\0\0\0", "the flags of an unchecked hash instead of a date"
                 assert (b"/opt/python/" if name == LAYER else b"/var/task/") in data
 
 
+def test_only_the_packages_keep_their_docstrings(bundle):
+    """Some code of NumPy reads its own, and nobody reads ours in Lambda."""
+    handler = zipfile.ZipFile(bundle / "get_scene.zip").read("get_scene.pyc")
+    assert b"handler" in handler and b"Answers one event" not in handler
+    numeric = zipfile.ZipFile(bundle / LAYER).read("python/numpy/_core/numeric.pyc")
+    assert b"Return an array of zeros" in numeric
+
+
 def test_another_day_and_folder_give_the_same_bytes(bundle, models, tmp_path):
-    away, temporary = tmp_path / "away", tmp_path / "temporary"
+    away = tmp_path / "away"
+    temporary = tmp_path / "temporary"
     away.mkdir()
     temporary.mkdir()
-    result = runtime.build(tmp_path / "output", models, folder=away, TMPDIR=str(temporary), TZ="Asia/Tokyo", PYTHONHASHSEED="77", LANG="C",
-                           PYTHONOPTIMIZE="2")
+    result = runtime.build(tmp_path / "output", models, folder=away, TMPDIR=str(temporary), TZ="Asia/Tokyo",
+                           PYTHONHASHSEED="77", LANG="C", PYTHONOPTIMIZE="2")
     assert result.returncode == 0, result.stderr
-    for name in "get_scene.zip", LAYER, "model_FCNN", "model_CNN":
+    for name in "get_scene.zip", LAYER, *(f"model_{mode}" for mode in MODES):
         assert (tmp_path / "output" / name).read_bytes() == (bundle / name).read_bytes(), name
     assert not list(temporary.iterdir())
 
@@ -108,14 +126,16 @@ def test_the_other_architecture_gets_the_same_modules(bundle, other):
 
 
 def test_every_library_is_one_that_the_loader_takes(bundle, other):
-    """Its machine, and each loadable segment as far from a page's start in the file as in memory: glibc refuses others."""
+    """For its machine, with each loadable segment as far from a page's start in the file as in memory."""
     for arch, path in (NATIVE, bundle / LAYER), (OTHER, other / f"layer-{OTHER}.zip"):
         for name, elf in libraries(path).items():
             assert struct.unpack_from("<H", elf, 18) == (ELF_MACHINE[arch],), name
-            start, (size, count) = struct.unpack_from("<Q", elf, 32)[0], struct.unpack_from("<HH", elf, 54)
+            start = struct.unpack_from("<Q", elf, 32)[0]
+            size, count = struct.unpack_from("<HH", elf, 54)
             segments = [struct.unpack_from("<II6Q", elf, start + i * size) for i in range(count)]
-            loaded = [(offset, address, page) for kind, _, offset, address, _, _, _, page in segments if kind == 1]
-            assert loaded and not [segment for segment in loaded if (segment[1] - segment[0]) % segment[2]], name
+            loaded = [segment for segment in segments if segment[0] == 1]
+            shifts = [(address - offset) % page for _, _, offset, address, *_, page in loaded]
+            assert shifts and not any(shifts), name
 
 
 def test_every_library_finds_those_it_needs(bundle, other, tmp_path):
@@ -125,13 +145,14 @@ def test_every_library_finds_those_it_needs(bundle, other, tmp_path):
         assert sorted(build.with_libraries(files, tmp_path / arch / "python", arch)) == sorted(files)
 
 
-# What it answers
+# Answers
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A photo of every kind, and each five times more with a few bytes changed."""
-    folder, draw = tmp_path_factory.mktemp("photos"), random.Random(0)
+    """Photos of every kind, and five damaged copies of each."""
+    folder = tmp_path_factory.mktemp("photos")
+    draw = random.Random(0)
     for name, data in samples().items():
         (folder / name).write_bytes(data)
         for i in range(5 if data else 0):
@@ -153,9 +174,10 @@ def try_out(python, bundle, photos, models):
 
 def test_every_photo_gets_the_answer_that_the_sources_give(python313, bundle, photos, models):
     tried = try_out(python313, bundle, photos, models)
-    assert [name for name in tried["missing"] if name.startswith(("numpy", "PIL", "safetensors", "scene"))] == [
-        "numpy._distributor_init_local"]                    # which NumPy leaves to others
-    loaded = {mode: endpoint.load_model((models / f"model_{mode}").read_bytes()) for mode in ("FCNN", "CNN")}
+    packages = "numpy", "PIL", "safetensors", "scene"
+    missing = [name for name in tried["missing"] if name.startswith(packages)]
+    assert missing == ["numpy._distributor_init_local"]     # NumPy leaves it to distributors
+    loaded = {mode: Classifier.open(models / f"model_{mode}") for mode in MODES}
     statuses = []
     for photo in photos.iterdir():
         for mode in loaded:
@@ -164,7 +186,8 @@ def test_every_photo_gets_the_answer_that_the_sources_give(python313, bundle, ph
             status, got = tried["answers"][f"{mode}: {photo.name}"]
             statuses.append(status)
             if wanted == 200:
-                assert got.pop("probabilities") == pytest.approx(answer.pop("probabilities"), abs=1e-5), photo.name
+                expected = pytest.approx(answer.pop("probabilities"), abs=1e-5)
+                assert got.pop("probabilities") == expected, photo.name
             assert (status, got) == (wanted, json.loads(json.dumps(answer))), photo.name
     assert {200, 400, 413} == set(statuses) and statuses.count(200) > 100
 
@@ -177,45 +200,49 @@ def test_a_module_left_out_is_noticed_though_the_error_is_swallowed(python313, b
     photos = tmp_path / "photos"
     build.write_all(photos, {"turned": samples()["jpeg turned"]})
     expected, found = (try_out(python313, folder, photos, models) for folder in (bundle, poor))
-    with pytest.raises(UserError, match="answer otherwise than the whole packages: CNN: turned, FCNN: turned"):
+    with pytest.raises(UserError) as caught:
         build.compare(expected, found)
+    turned = ", ".join(f"{mode}: turned" for mode in sorted(MODES))
+    assert str(caught.value) == f"The zips answer differently from the whole packages: {turned}."
     with pytest.raises(UserError, match="lack PIL.TiffImagePlugin"):
         build.compare(found | {"missing": []}, found)
 
 
 def test_numpy_can_warn_and_raise_and_print(python313, bundle):
-    """It imports for some errors what it imports for nothing else."""
+    """NumPy imports some modules only for such errors."""
     script = """
 import traceback, warnings
 import numpy as np
 warnings.simplefilter("error")
-for mishap in (lambda: np.log(np.zeros(1)), lambda: np.ones(3) @ np.ones(2), lambda: np.add("a", 1), lambda: np.empty(1 << 50),
-               lambda: np.linalg.inv(np.zeros((2, 2))), lambda: np.ones(3).reshape(2), lambda: np.uint8(512)):
+for mishap in (lambda: np.log(np.zeros(1)), lambda: np.ones(3) @ np.ones(2), lambda: np.add("a", 1),
+               lambda: np.empty(1 << 50), lambda: np.linalg.inv(np.zeros((2, 2))),
+               lambda: np.ones(3).reshape(2), lambda: np.uint8(512)):
     try:
         mishap()
     except Exception as error:
         print(type(error).__name__, traceback.format_exception(error)[-1] != "")
 print(np.arange(3.0), repr(np.float32(1)), np.ones(2).tolist())
 """
-    result = subprocess.run([python313, "-I", "-S", "-c", f"import sys; sys.path.append({str(bundle / 'layer/python')!r})\n{script}"],
-                            capture_output=True, text=True)
+    script = f"import sys; sys.path.append({str(bundle / 'layer/python')!r})\n{script}"
+    result = subprocess.run([python313, "-I", "-S", "-c", script], capture_output=True, text=True)
     assert result.stdout.split("\n")[:-1] == [
-        "RuntimeWarning True", "ValueError True", "UFuncTypeError True", "MemoryError True", "LinAlgError True", "ValueError True",
-        "OverflowError True", "[0. 1. 2.] np.float32(1.0) [1.0, 1.0]"], result.stderr
+        "RuntimeWarning True", "ValueError True", "UFuncTypeError True", "MemoryError True",
+        "LinAlgError True", "ValueError True", "OverflowError True",
+        "[0. 1. 2.] np.float32(1.0) [1.0, 1.0]"], result.stderr
 
 
-# What can go wrong
+# Failures
 
 
 def refused(result, folder):
-    """The one sentence of a build that was refused, and left nothing."""
+    """The sentence of a build that was refused. It must have written nothing."""
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert not folder.exists()
     return result.stderr
 
 
 def programs(folder, *names):
-    """A folder, for the PATH, with these programs only."""
+    """A folder for the PATH that holds only these programs."""
     folder.mkdir()
     for name in names:
         (folder / name).symlink_to(shutil.which(name))
@@ -224,7 +251,8 @@ def programs(folder, *names):
 
 def test_no_python_3_13(models, tmp_path):
     path = programs(tmp_path / "bin", "strip", "readelf")
-    assert "install Python 3.13" in refused(runtime.build(tmp_path / "bucket", models, PATH=path), tmp_path / "bucket")
+    message = refused(runtime.build(tmp_path / "bucket", models, PATH=path), tmp_path / "bucket")
+    assert "install Python 3.13" in message
 
 
 def test_no_binutils(python313, models, tmp_path):
@@ -238,8 +266,9 @@ def test_no_binutils(python313, models, tmp_path):
 
 
 def test_no_network(python313, models, tmp_path):
-    result = runtime.build(tmp_path / "bucket", models, PIP_INDEX_URL="http://127.0.0.1:1", PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="",
-                           PIP_RETRIES="0", PIP_NO_CACHE_DIR="1")
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:1", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
+               "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    result = runtime.build(tmp_path / "bucket", models, **offline)
     message = refused(result, tmp_path / "bucket")
     assert "pip could not fetch numpy==" in message and "Is the network up?" in message
 
@@ -248,9 +277,11 @@ def test_models_that_will_not_do(python313, models, tmp_path):
     broken = tmp_path / "models"
     shutil.copytree(models, broken)
     shutil.copy(broken / "model_CNN", broken / "model_CNN_2")
-    assert "are models of the same mode: leave one out" in refused(runtime.build(tmp_path / "bucket", broken), tmp_path / "bucket")
+    message = refused(runtime.build(tmp_path / "bucket", broken), tmp_path / "bucket")
+    assert "are models of the same mode: leave one out" in message
     (broken / "model_CNN_2").write_bytes(b"pickle")
-    assert "model_CNN_2 is not a usable model" in refused(runtime.build(tmp_path / "bucket", broken), tmp_path / "bucket")
+    message = refused(runtime.build(tmp_path / "bucket", broken), tmp_path / "bucket")
+    assert "model_CNN_2 is not a usable model" in message
 
 
 def test_over_a_limit(capsys):
@@ -279,10 +310,25 @@ def test_a_library_for_another_machine_or_with_other_needs(bundle, monkeypatch):
         build.with_libraries([library], bundle / "layer/python", NATIVE)
 
 
-def test_scenes_own_models_are_the_default(models, monkeypatch, capsys):
-    monkeypatch.setattr(build, "PRETRAINED", {mode: models / f"model_{mode}" for mode in ("FCNN", "CNN")})
+def test_pretrained_models_are_the_default(models, monkeypatch, capsys):
+    monkeypatch.setattr(build, "PRETRAINED", {mode: models / f"model_{mode}" for mode in MODES})
     chosen = build.choose_models([models / "model_CNN"])
-    assert chosen == {path.name: path.read_bytes() for path in models.iterdir()}
+    assert chosen == runtime.read_files(models)
     assert f"model_FCNN: {models / 'model_FCNN'}" in capsys.readouterr().out
-    with pytest.raises(modelfile.ModelFileError):
+    with pytest.raises(ModelFileError):
         build.choose_models([__file__])
+
+
+def test_a_mode_with_neither_a_given_nor_a_pretrained_model_gets_none(models, monkeypatch, capsys):
+    monkeypatch.setattr(build, "PRETRAINED", {"FCNN": models / "model_FCNN"})
+    assert build.choose_models([]) == {"model_FCNN": (models / "model_FCNN").read_bytes()}
+    assert "model_CNN: none, since Scene has no pretrained one\n" in capsys.readouterr().out
+    both = {name: (models / name).read_bytes() for name in ("model_CNN", "model_FCNN")}
+    assert build.choose_models([models / "model_CNN"]) == both
+
+
+def test_a_pretrained_model_has_to_open(models, monkeypatch):
+    monkeypatch.setattr(build, "PRETRAINED", {"FCNN": __file__, "CNN": models / "model_CNN"})
+    with pytest.raises(ModelFileError, match="test_build.py is not a usable model"):
+        build.choose_models([])
+    assert "model_FCNN" in build.choose_models([models / "model_FCNN"])

@@ -1,4 +1,6 @@
-"""scene/checkpoint.py: whatever interrupts a training, going on gives the bytes of a training that nothing interrupted."""
+"""scene/checkpoint.py: whatever interrupts a training, going on gives the bytes of a training that nothing
+interrupted.
+"""
 
 import errno
 import os
@@ -14,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import scene.checkpoint
-from scene import modelfile
-from scene.checkpoint import Checkpoint, CheckpointError, compare
-from scene.command import Stopped, postponed
+import scene.learn.checkpoint
+from scene import files
+from scene.answer.classifier import Classifier
+from scene.learn.checkpoint import Checkpoint, CheckpointError, compare
+from scene.learn.loop import train
+from scene.learn.progress import Diverged
 from scene.models import CNN, FCNN
-from scene.predict import Classifier
-from scene.train import Diverged, Settings, train
-from tests.test_main import make_photos
-from tests.test_main import scene as main_job
-from tests.test_train import photos
+from scene.signals import Stopped, postponed
+from scene.version import VERSION
+from tests.jobs import main_job, make_photos, make_settings, photos
 
 RUN = {"mode": "CNN", "learning rate": 0.1}
 ARRAYS = {"parameters": np.arange(5, dtype=np.float32), "random": np.arange(3, dtype=np.uint8)}
@@ -31,11 +33,13 @@ ARRAYS = {"parameters": np.arange(5, dtype=np.float32), "random": np.arange(3, d
 
 @pytest.fixture
 def at_every_step(monkeypatch):
-    monkeypatch.setattr("scene.checkpoint.PAUSE", 0)
+    monkeypatch.setattr("scene.learn.checkpoint.PAUSE", 0)
 
 
 def begun(folder, kind=FCNN, stop_at=None, epochs=4, rate=0.02, number=signal.SIGTERM):
-    """Trains, or goes on with it, until a signal comes in step `stop_at`; returns the network, or the exit code if it was stopped."""
+    """Trains, or goes on with it, until a signal comes in step `stop_at`; returns the network, or the exit
+    code if it was stopped.
+    """
     pixels, labels = photos(20)
     network, steps = kind(3, 16), []
 
@@ -45,10 +49,10 @@ def begun(folder, kind=FCNN, stop_at=None, epochs=4, rate=0.02, number=signal.SI
             os.kill(os.getpid(), number)
         return add(progress, size, *sums)
 
-    add = scene.train.Progress.add
+    add = scene.learn.loop.Progress.add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scene.train.Progress.add", count)
-        settings = Settings(epochs=epochs, learning_rate=rate, batch_size=5, shard=3, small_start=True)
+        patch.setattr("scene.learn.loop.Progress.add", count)
+        settings = make_settings(epochs=epochs, learning_rate=rate, batch_size=5, shard=3, small_start=True)
         try:
             train(network, pixels, labels, settings, checkpoint=Checkpoint(folder / "checkpoint", RUN))
         except Stopped as error:
@@ -63,7 +67,7 @@ def numbers(network):
 @pytest.mark.parametrize("kind", [FCNN, CNN])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_training_interrupted_again_and_again_ends_with_the_same_bytes(kind, cores, tmp_path, monkeypatch, at_every_step, capsys):
-    monkeypatch.setattr("scene.parallel.cores", lambda: cores)
+    monkeypatch.setattr("scene.processes.cores", lambda: cores)
     for folder in ("whole", "broken"):
         (tmp_path / folder).mkdir()
     true = numbers(begun(tmp_path / "whole", kind))
@@ -78,8 +82,8 @@ def test_a_training_interrupted_again_and_again_ends_with_the_same_bytes(kind, c
 def test_a_training_without_a_checkpoint_can_be_stopped_too():
     pixels, labels = photos(20)
     with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scene.train.one_cycle", lambda t: os.kill(os.getpid(), signal.SIGINT) or 0)
-        train(FCNN(3, 16), pixels, labels, Settings(epochs=2, learning_rate=0.1, batch_size=5))
+        patch.setattr("scene.learn.loop.one_cycle", lambda t: os.kill(os.getpid(), signal.SIGINT) or 0)
+        train(FCNN(3, 16), pixels, labels, make_settings(epochs=2, learning_rate=0.1, batch_size=5))
 
 
 def test_weights_are_saved_only_once_a_step_has_shown_that_they_are_good(tmp_path, at_every_step):
@@ -94,11 +98,11 @@ def test_weights_are_saved_only_once_a_step_has_shown_that_they_are_good(tmp_pat
 
 def test_it_is_not_saved_more_often_than_it_needs_to_be(tmp_path, monkeypatch):
     writes = []
-    monkeypatch.setattr("scene.checkpoint.Checkpoint.write", lambda checkpoint, data: writes.append(data))
+    monkeypatch.setattr("scene.learn.checkpoint.Checkpoint.write", lambda checkpoint, data: writes.append(data))
     begun(tmp_path)
     assert len(writes) == 16                # each step is due as long as nothing was written
     monkeypatch.undo()
-    monkeypatch.setattr("scene.modelfile.write", lambda path, data: writes.append(data))
+    monkeypatch.setattr("scene.files.write", lambda path, data: writes.append(data))
     begun(tmp_path)
     assert len(writes) == 17
 
@@ -125,7 +129,7 @@ def test_no_damaged_file_is_gone_on_with(tmp_path_factory, data):
     broken[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
     for content in bytes(broken), whole[:data.draw(st.integers(0, len(whole) - 1))], whole + b"\0":
         checkpoint.write(content)
-        with pytest.raises(CheckpointError, match="checkpoint is damaged: delete it and begin anew."):
+        with pytest.raises(CheckpointError, match="checkpoint is damaged: delete it and start again."):
             checkpoint.load()
 
 
@@ -136,11 +140,12 @@ def test_differences_are_named():
 
 
 def test_signals_are_noted_and_the_second_one_works():
-    with postponed() as noted:
+    with pytest.raises(Stopped) as stopped, postponed() as noted:
         os.kill(os.getpid(), signal.SIGTERM)
         assert noted == [signal.SIGTERM]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert stopped.value.number == signal.SIGTERM, "nobody acted on it, so it is raised at the end"
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
@@ -178,7 +183,7 @@ def interrupted(tmp_path_factory):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.startswith("\nStopped in epoch ") and said.endswith(". The same command with --resume goes on from there.\n")
+    assert said.startswith("\nStopped in epoch ") and said.endswith(". The same command with --resume continues from there.\n")
     assert sorted(os.listdir(folder)) == ["checkpoint_FCNN", "test", "train"]
     return folder
 
@@ -207,15 +212,15 @@ def spoil_photo(folder):
 
 
 @pytest.mark.parametrize("options, spoil, message", [
-    ([], None, "add --resume to go on with it, or delete it to begin anew."),
-    (["--resume", "--seed", "4"], None, "is of another training: seed was 0 and is 4. Give what it was begun with, or delete it to begin "),
+    ([], None, "add --resume to continue it, or delete it to start again."),
+    (["--resume", "--seed", "4"], None, "is of another training: seed was 0 and is 4. Use the same photos and options as before, or "),
     (["--resume", "--image-size", "16", "--loss", "mse"], None,
      "image size was 8 and is 16; loss was cross-entropy and is mse; class dark was 6 photos ("),
     (["--resume"], spoil_photo, "is of another training: class dark was 6 photos ("),
     (["--resume"], lambda folder: os.unlink(folder / "train/light/0.png"), "class light was 6 photos ("),
     (["--resume"], lambda folder: [(folder / name / "light").rename(folder / name / "pale") for name in ("train", "test")],
      "class pale was none and is 6 photos ("),
-    (["--resume"], lambda folder: (folder / "checkpoint_FCNN").write_bytes(b"garbage"), "is damaged: delete it and begin anew."),
+    (["--resume"], lambda folder: (folder / "checkpoint_FCNN").write_bytes(b"garbage"), "is damaged: delete it and start again."),
 ])
 def test_what_is_not_gone_on_with(options, spoil, message, interrupted, tmp_path):
     folder = tmp_path / "copy"
@@ -232,26 +237,26 @@ def test_another_version_is_another_training(monkeypatch):
     class Photos:
         classes, labels, pixels = ["sea"], np.zeros(2, int), np.zeros((2, 4, 4, 3), np.uint8)
 
-    settings = Settings(epochs=1, learning_rate=0.1)
-    before = scene.checkpoint.describe(FCNN(2, 8), Photos, settings)
-    monkeypatch.setattr("scene.checkpoint.VERSION", "0.9")
-    assert compare(before, scene.checkpoint.describe(FCNN(2, 8), Photos, settings)) == ["Scene was 1.4 and is 0.9"]
+    settings = make_settings(epochs=1, learning_rate=0.1)
+    before = scene.learn.checkpoint.describe("FCNN", FCNN(2, 8), Photos, settings)
+    monkeypatch.setattr("scene.learn.checkpoint.VERSION", "0.9")
+    assert compare(before, scene.learn.checkpoint.describe("FCNN", FCNN(2, 8), Photos, settings)) == [f"Scene was {VERSION} and is 0.9"]
     teacher = FCNN(2, 8).start(torch.Generator())
-    again = scene.checkpoint.describe(FCNN(2, 8), Photos, settings, teacher)
+    again = scene.learn.checkpoint.describe("FCNN", FCNN(2, 8), Photos, settings, teacher)
     teacher.params[0] += 1
-    assert len(compare(again, scene.checkpoint.describe(FCNN(2, 8), Photos, settings, teacher))) == 1
+    assert len(compare(again, scene.learn.checkpoint.describe("FCNN", FCNN(2, 8), Photos, settings, teacher))) == 1
 
 
 def test_nothing_to_go_on_from_is_said(folders):
     result = main_job("train", "test", "FCNN", "--epochs", 1, "--resume", cwd=folders)
     assert result.returncode == 0
-    assert result.stdout.startswith("Note: there is no ./checkpoint_FCNN to go on from, so training begins anew.\n")
+    assert result.stdout.startswith("Note: there is no ./checkpoint_FCNN to resume from, so training starts from the beginning.\n")
 
 
 def test_the_last_good_weights_of_a_diverging_training_are_a_model(folders):
     result = main_job("train", "test", "FCNN", "--learning-rate", 1e9, cwd=folders)
     assert result.returncode == 3 and result.stderr.count("\n") == 1
-    assert result.stderr.endswith(" The last good weights are in ./diverged_FCNN, a model like any other.\n")
+    assert result.stderr.endswith(" The last good weights are in ./diverged_FCNN, a model file like any other.\n")
     assert sorted(os.listdir(folders)) == ["diverged_FCNN", "test", "train"]
     pixels = np.zeros((1, 24, 24, 3), np.uint8)
     assert np.isfinite(Classifier.open(folders / "diverged_FCNN").probabilities(pixels)).all()
@@ -263,7 +268,7 @@ def test_a_folder_that_goes_away(folders):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2 and said.count("\n") == 1
-    assert said.startswith("out/checkpoint_FCNN could not be written: No such file or directory. When that is mended, the same command ")
+    assert said.startswith("out/checkpoint_FCNN could not be written: No such file or directory. Once that is fixed, the same command ")
 
 
 # A disk of 9 MB: two checkpoints fit, a third file does not.  $1: this Python; $2: what happens to the disk after the first save
@@ -293,7 +298,7 @@ def test_a_disk_that_fails_in_the_middle_costs_nothing(what, message, folders):
         pytest.skip(f"this system lets no test mount a disk: {result.stderr}")
     assert (folders / "code").read_text() == "2\n"
     assert (folders / "errors").read_text() == (f"out/checkpoint_FCNN could not be written: {message}. "
-                                             "When that is mended, the same command with --resume goes on from the last one that was.\n")
+                                             "Once that is fixed, the same command with --resume goes on from the last one that was.\n")
     assert (folders / "same").read_text() == "out/checkpoint_FCNN: OK\n"
     assert "Resumed in epoch " in (folders / "log2").read_text()
     assert set(os.listdir(folders / "kept")) - {"filler"} == {"model_FCNN", "metrics_FCNN.json"}
@@ -309,11 +314,13 @@ def test_a_few_runs_of_the_soak(part, count, said):
 
 
 def test_a_save_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    """In this order: the bytes, the name, the folder. And if the disk refuses, the last file is whole and nothing else is there."""
+    """In this order: the bytes, the name, the folder. And if the disk refuses, the last file is whole and
+    nothing else is there.
+    """
     done, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: done.append("fsync") or fsync(handle))
     monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
-    modelfile.write(tmp_path / "file", b"old")
+    files.write(tmp_path / "file", b"old")
     assert done == ["fsync", "replace", "fsync"]
 
     def fail(handle):
@@ -321,12 +328,12 @@ def test_a_save_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        modelfile.write(tmp_path / "file", b"new")
+        files.write(tmp_path / "file", b"new")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"old"
 
 
 def test_what_killed_writers_left_is_swept_away(tmp_path):
     for name in ("model[1].77.part", "model[1].78.part", "model[1]", "model1.9.part"):
         (tmp_path / name).touch()
-    modelfile.sweep(tmp_path / "model[1]")
+    files.sweep(tmp_path / "model[1]")
     assert sorted(os.listdir(tmp_path)) == ["model1.9.part", "model[1]"]

@@ -1,13 +1,11 @@
-"""scene/endpoint.py: the right answer, or the right refusal; and whatever is sent, never more than that."""
+"""answer/endpoint.py: the right answer or the right refusal, whatever is sent."""
 
 import base64
 import hashlib
 import io
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,36 +14,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scene import endpoint, modelfile, photo
-from scene.models import CNN, FCNN
-from scene.predict import Classifier
-
-OCEAN = (Path(__file__).parent.parent / "datasets/test/ocean/ocean_000.jpg").read_bytes()
-CLASSES = ["sea", "meadow", "road"]
-
-
-def model_file(network, path, mode=None):
-    """Writes a network to a model file that says it is of this mode, and returns the file's bytes."""
-    card = {"mode": mode or network.mode, "classes": CLASSES, "architecture": network.architecture, "fit": "stretch", "mirror": True}
-    modelfile.save(path, network, card)
-    return path.read_bytes()
-
-
-def small_network(kind, seed=0):
-    """A network that never learned anything, but gives each photo other probabilities."""
-    return kind(3, 16).start(torch.Generator().manual_seed(seed))
+from scene.answer import endpoint
+from scene.answer.classifier import Classifier
+from scene.answer.modelfile import ModelFileError
+from scene.models import MODES
+from scene.photos.decode import REMOTE
+from tests.asking import OCEAN, body, check, model_file, model_files, overflowing_network
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """{mode: bytes of a model file}"""
-    folder = tmp_path_factory.mktemp("models")
-    return {kind.mode: model_file(small_network(kind), folder / kind.mode) for kind in (FCNN, CNN)}
+    return model_files(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
 def models(files):
-    return {mode: endpoint.load_model(data) for mode, data in files.items()}
+    return {mode: Classifier.load(data) for mode, data in files.items()}
 
 
 @pytest.fixture(scope="session")
@@ -58,25 +43,6 @@ def ask(models):
         assert entry["milliseconds"]["total"] >= 0 and json.dumps(entry).isascii()
         return status, answer, entry
     return ask
-
-
-def check(status, text, request_id):
-    """What holds for every answer: JSON in ASCII with the request's id; for an error a code with its status, and a clean sentence."""
-    answer = json.loads(text, parse_constant=pytest.fail)
-    assert text.isascii() and answer["requestId"] == request_id
-    if status == 200:
-        assert set(answer) == {"scene", "probabilities", "mode", "model", "requestId"}
-        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    else:
-        assert set(answer) == {"error", "requestId"} and set(answer["error"]) == {"code", "message"}
-        assert endpoint.STATUS[answer["error"]["code"]] == status
-        message = answer["error"]["message"]
-        assert message[0].isupper() and message[-1] == "." and "\n" not in message and len(message) < 200
-        assert not re.search(r"/\w+/|\.py|Traceback|Error", message)
-
-
-def body(mode="CNN", data=OCEAN, **more):
-    return json.dumps({"mode": mode, "imageBase64": base64.b64encode(data).decode(), **more}).encode()
 
 
 def code(answer):
@@ -92,25 +58,26 @@ def png(image):
 # Answers
 
 
-@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_answer_is_the_classifiers(mode, ask, files, models):
     status, answer, entry = ask(body(mode))
-    expected = models[mode].classifier.classify(OCEAN, photo.REMOTE)
+    expected = models[mode].classify(OCEAN, REMOTE)
     assert (status, answer["probabilities"], answer["mode"]) == (200, expected, mode)
     assert list(answer["probabilities"]) == list(expected) and answer["scene"] == next(iter(expected))
     assert answer["model"] == hashlib.sha256(files[mode]).hexdigest()[:12]
-    assert (entry["code"], entry["mode"], entry["model"], entry["scene"]) == (None, mode, answer["model"], answer["scene"])
+    assert (entry["code"], entry["mode"]) == (None, mode)
+    assert (entry["model"], entry["scene"]) == (answer["model"], answer["scene"])
     assert set(entry["milliseconds"]) == {"model", "decode", "predict", "total"} and "error" not in entry
     assert len(json.dumps(entry)) < 400                     # no room for a photo
 
 
 def test_numpy_and_torch_agree(files):
     for data in files.values():
-        on_numpy, on_torch = (endpoint.load_model(data, arrays) for arrays in ("numpy", "torch"))
-        assert isinstance(on_torch.classifier.network.params, torch.Tensor) and on_numpy.name == on_torch.name
-        p = on_numpy.classifier.classify(OCEAN)
+        on_numpy, on_torch = (Classifier.load(data, arrays) for arrays in ("numpy", "torch"))
+        assert isinstance(on_torch.network.params, torch.Tensor) and on_numpy.name == on_torch.name
+        p = on_numpy.classify(OCEAN)
         assert max(p.values()) - min(p.values()) > 0.1
-        assert on_torch.classifier.classify(OCEAN) == pytest.approx(p, abs=1e-5)
+        assert on_torch.classify(OCEAN) == pytest.approx(p, abs=1e-5)
 
 
 @pytest.mark.parametrize("change", [
@@ -137,7 +104,7 @@ REFUSED = {
     "text": (b"mode=CNN", "not_json"),
     "half": (body()[:-1], "not_json"),
     "two": (body() * 2, "not_json"),
-    "a name twice": (b'{"mode": "CNN", "mode": "FCNN", "imageBase64": "AAAA"}', "not_json"),
+    "a duplicate name": (b'{"mode": "CNN", "mode": "FCNN", "imageBase64": "AAAA"}', "not_json"),
     "NaN": (b'{"mode": NaN, "imageBase64": "AAAA"}', "not_json"),
     "Infinity": (b"-Infinity", "not_json"),
     "not UTF-8": (b'{"mode": "\xff"}', "not_json"),
@@ -158,13 +125,13 @@ REFUSED = {
     "a photo that is a list": (fields(image=[1]), "wrong_type"),
     "a photo that is null": (fields(image=None), "wrong_type"),
     "a mode in small letters": (fields("cnn"), "bad_mode"),
-    "a mode of half a character": (b'{"mode": "\\ud800", "imageBase64": ""}', "bad_mode"),
-    "a letter that base64 has not": (fields(image="AA*A"), "bad_base64"),
-    "base64 for addresses": (fields(image="_-_-"), "bad_base64"),
+    "a mode that is a surrogate": (b'{"mode": "\\ud800", "imageBase64": ""}', "bad_mode"),
+    "a character that base64 lacks": (fields(image="AA*A"), "bad_base64"),
+    "base64 for URLs": (fields(image="_-_-"), "bad_base64"),
     "no padding": (fields(image="AAA"), "bad_base64"),
     "padding in the middle": (fields(image="AA==AAAA"), "bad_base64"),
     "not ASCII": (fields(image="ÄÄÄÄ"), "bad_base64"),
-    "half a character": (b'{"mode": "CNN", "imageBase64": "\\udcff"}', "bad_base64"),
+    "a surrogate": (b'{"mode": "CNN", "imageBase64": "\\udcff"}', "bad_base64"),
     "a data URL without base64": (fields(image="data:image/png,abcd"), "bad_base64"),
     "a data URL alone": (fields(image="data:image/png;base64,"), "bad_base64"),
     "empty": (fields(image=""), "empty_photo"),
@@ -190,9 +157,10 @@ def test_what_is_refused(name, ask):
 
 
 def test_every_code_that_a_photo_or_request_can_cause_is_tried():
-    assert {expected for _, expected in REFUSED.values()} == {
-        name for name, status in endpoint.STATUS.items() if status < 500} - {
-        "bad_request", "not_found", "method_not_allowed", "request_timeout", "length_required", "address_too_long", "headers_too_large"}
+    of_scene_serve = {"bad_request", "not_found", "method_not_allowed", "request_timeout", "length_required",
+                      "address_too_long", "headers_too_large"}
+    of_callers = {name for name, status in endpoint.STATUS.items() if status < 500}
+    assert {expected for _, expected in REFUSED.values()} == of_callers - of_scene_serve
 
 
 def test_what_the_limits_let_in(ask):
@@ -208,39 +176,77 @@ def test_a_cause_is_for_the_log_only(refused):
     status, answer, entry = endpoint.answer(body(), "id-2", find_model)
     check(status, json.dumps(answer), "id-2")
     assert (status, answer["error"]) == (503, {"code": refused, "message": "The model is away."})
-    assert (entry["code"], entry["error"]["type"], entry["error"]["message"]) == (refused, "OSError", "/secret/path is on fire")
+    assert entry["code"] == refused
+    assert (entry["error"]["type"], entry["error"]["message"]) == ("OSError", "/secret/path is on fire")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("/secret/path"), MemoryError("/secret/path"), RecursionError("/secret/path")])
-def test_what_nobody_foresaw_is_a_500_with_its_trace_in_the_log_only(error, ask, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, RecursionError])
+def test_what_nobody_foresaw_is_a_500_with_its_trace_in_the_log_only(kind, ask, monkeypatch):
     def broken(*_):
-        raise error
+        raise kind("/secret/path")
 
     monkeypatch.setattr(Classifier, "probabilities", broken)
     status, answer, entry = ask(body())
     assert (status, code(answer)) == (500, "internal_error") and "secret" not in json.dumps(answer)
-    assert entry["error"]["type"] == type(error).__name__
+    assert entry["error"]["type"] == kind.__name__
     assert "test_endpoint.py" in entry["error"]["trace"] and "/secret/path" in entry["error"]["trace"]
     assert base64.b64encode(OCEAN).decode()[:40] not in json.dumps(entry)
 
 
-def test_probabilities_that_are_no_numbers_never_leave(ask, monkeypatch):
-    monkeypatch.setattr(Classifier, "probabilities", lambda *_: np.array([[0.5, np.nan, 0.5]]))
-    assert ask(body())[0] == 500
+def test_probabilities_that_are_nan_never_leave(ask, monkeypatch):
+    """Of a model, say, that answers a black picture, so it was opened, but not this photo."""
+    monkeypatch.setattr(Classifier, "answer", lambda *_: np.array([[0.5, np.nan, 0.5]]))
+    status, answer, entry = ask(body())
+    assert (status, code(answer)) == (500, "internal_error")
+    assert entry["error"]["type"] == "ModelFileError"
+    assert entry["error"]["message"] == "its probabilities are NaN"
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
-def test_a_model_whose_numbers_run_over_is_no_model(tmp_path):
-    network = small_network(FCNN)
-    network.params[network.decayed:] *= 3e38          # the scales of its norms
-    with pytest.raises(modelfile.ModelFileError, match="its probabilities are not numbers"):
-        endpoint.load_model(model_file(network, tmp_path / "model"))
+# A model with finite but enormous weights
+
+
+@pytest.fixture(scope="module", params=MODES)
+def overflowing(request, tmp_path_factory):
+    """(mode, path) of a model file."""
+    path = tmp_path_factory.mktemp("overflowing") / "model"
+    model_file(overflowing_network(request.param), request.param, path)
+    return request.param, path
+
+
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+def test_a_model_whose_numbers_run_over_is_no_model(arrays, overflowing):
+    with pytest.raises(ModelFileError, match="^its probabilities are NaN$"):
+        Classifier.load(overflowing[1].read_bytes(), arrays)
+
+
+def test_a_file_whose_numbers_run_over_is_named(overflowing):
+    path = overflowing[1]
+    with pytest.raises(ModelFileError) as caught:
+        Classifier.open(path)
+    assert str(caught.value) == f"{path} is not a usable model: its probabilities are NaN."
+
+
+@pytest.mark.parametrize("command", ["predict", "serve", "main"])
+def test_no_command_uses_a_model_whose_numbers_run_over(command, overflowing, tmp_path):
+    mode, path = overflowing
+    (tmp_path / "photo.jpg").write_bytes(OCEAN)
+    arguments = {
+        "predict": ["photo.jpg", "--model", path],
+        "serve": ["--model", path, "--port", "0"],
+        "main": ["train", "test", mode, "--load-model", path],
+    }[command]
+    command_line = [sys.executable, "-m", f"scene.{command}", *arguments]
+    done = subprocess.run(command_line, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"{path} is not a usable model: its probabilities are NaN.\n"
+    assert done.stdout == ""
 
 
 # Whatever is sent
 
 
-NAMES = st.sampled_from(["mode", "imageBase64"]) | st.text(st.characters(exclude_categories=()))     # half characters too
+TEXT = st.text(st.characters(exclude_categories=()))        # surrogates, too
+NAMES = st.sampled_from(["mode", "imageBase64"]) | TEXT
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | NAMES,
                       lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4))
 
@@ -250,8 +256,10 @@ def test_any_bytes_are_a_mistake_of_the_caller(ask, sent):
     assert ask(sent)[0] == 400
 
 
-@given(st.fixed_dictionaries({"mode": st.sampled_from(["CNN", "FCNN"]) | VALUES,
-                              "imageBase64": st.binary(max_size=99).map(lambda data: base64.b64encode(data).decode()) | VALUES}))
+BASE64 = st.binary(max_size=99).map(lambda data: base64.b64encode(data).decode())
+
+
+@given(st.fixed_dictionaries({"mode": st.sampled_from(list(MODES)) | VALUES, "imageBase64": BASE64 | VALUES}))
 def test_any_values_are_a_mistake_of_the_caller(ask, sent):
     assert ask(sent)[0] == 400
 
@@ -259,9 +267,11 @@ def test_any_values_are_a_mistake_of_the_caller(ask, sent):
 PNG = png(Image.fromarray(np.random.default_rng(0).integers(256, size=(20, 30, 4), dtype=np.uint8)))
 
 
-@given(st.sampled_from([OCEAN, PNG]), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
-       st.floats(0, 1))
-@example(PNG, [(17 / len(PNG), 255)], 1.0)                  # a width of four thousand million
+CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8)
+
+
+@given(st.sampled_from([OCEAN, PNG]), CHANGES, st.floats(0, 1))
+@example(PNG, [(17 / len(PNG), 255)], 1.0)                  # a width of 4 billion pixels
 def test_any_photo_is_answered_or_a_mistake_of_the_caller(ask, whole, changes, share):
     data = bytearray(whole[:max(1, int(share * len(whole)))])
     for place, value in changes:
@@ -270,5 +280,7 @@ def test_any_photo_is_answered_or_a_mistake_of_the_caller(ask, whole, changes, s
 
 
 def test_it_imports_neither_torch_nor_a_cloud_nor_a_server():
-    script = "import sys, scene.endpoint; print(*{'torch', 'botocore', 'http.server', 'ssl'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"
+    banned = {"torch", "botocore", "http.server", "ssl"}
+    script = f"import sys, scene.answer.endpoint; print(*{banned} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -1,6 +1,6 @@
-"""scene/folder.py and scene/findings.py: what is in the folders, every defect at once, and the pixels with the right labels.
+"""scene/photos/folder.py and findings.py: listings, all defects at once, and pixels with the right labels.
 
-What can be wrong with a single folder or photo is in tests/test_zoo.py.
+tests/test_zoo.py has the defects of single folders and photos.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scene import photo
-from scene.command import printable
-from scene.findings import ALIKE, DataError, Finding, table
-from scene.folder import check, check_test, load, scan
+from scene.errors import printable
+from scene.photos import decode
+from scene.photos.findings import ALIKE, DataError, Finding, table
+from scene.photos.folder import check, check_test, load, scan
 
 COLORS = {"ocean": (0, 60, 220), "road": (90, 90, 90), "grass": (40, 200, 30)}
 
@@ -31,7 +31,7 @@ def jpeg(color=(120, 130, 140), kind="JPEG"):
 
 
 def plant(root, **classes):
-    """Folders of photos: plant(root, ocean=["a.jpg"]) writes root/ocean/a.jpg in the colour of the ocean."""
+    """Writes photos into folders: plant(root, ocean=["a.jpg"]) writes root/ocean/a.jpg, in ocean's colour."""
     for name, files in classes.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for file in files:
@@ -41,7 +41,8 @@ def plant(root, **classes):
 
 @pytest.fixture
 def train(tmp_path):
-    return plant(tmp_path / "train", road=["1.jpg", "2.jpg"], grass=["a.jpg"], ocean=["z.jpg", "b.jpg", "m.jpg"])
+    ocean = ["z.jpg", "b.jpg", "m.jpg"]
+    return plant(tmp_path / "train", road=["1.jpg", "2.jpg"], grass=["a.jpg"], ocean=ocean)
 
 
 @pytest.fixture
@@ -50,19 +51,19 @@ def test(tmp_path):
 
 
 def lines(findings):
-    """Findings as (verdict, where, what) would be printed, without the full stop."""
+    """Findings as lines of text, without the full stop."""
     return [f"{finding.verdict} {finding.where}: {finding.what}" for finding in findings]
 
 
 def refused(listings, classes, findings=()):
-    """All that is said when `load` refuses the listings."""
+    """The findings when `load` refuses the listings, as lines."""
     with pytest.raises(DataError) as caught:
         load(listings, classes, 8, findings)
     assert str(caught.value).startswith(table(caught.value.findings))
     return lines(caught.value.findings)
 
 
-# Looking
+# Listing
 
 
 def test_classes_and_files_are_sorted_by_name(train, monkeypatch):
@@ -98,7 +99,7 @@ def test_good_folders(train, test):
 
 
 def test_an_unreadable_class_is_still_a_class(train, test, monkeypatch):
-    """Permissions do not stop root, under whom tests may run: the refusal is played."""
+    """Simulates the refusal, since permissions do not stop root, who may run the tests."""
     readable = os.listdir
 
     def listdir(path):
@@ -107,27 +108,42 @@ def test_an_unreadable_class_is_still_a_class(train, test, monkeypatch):
         return readable(path)
 
     monkeypatch.setattr(os, "listdir", listdir)
-    assert lines(check(scan(train), scan(test))) == [f"error {train}/road: cannot be read: Permission denied"]  # no word on TEST's road
+    found = lines(check(scan(train), scan(test)))
+    assert found == [f"error {train}/road: cannot be read: Permission denied"]      # nothing on TEST's road
 
 
 def test_test_may_hold_one_class(tmp_path, test):
     one = scan(plant(tmp_path / "one", ocean=["a.jpg"]))
-    expected = [f"warning {tmp_path}/one/{name}: no such folder, so this class is not tested" for name in ("grass", "road")]
-    assert lines(check(scan(test), one)) == lines(check_test(["grass", "ocean", "road"], one)) == expected
+    expected = [f"warning {tmp_path}/one/{name}: no such folder, so this class is not tested"
+                for name in ("grass", "road")]
+    assert lines(check(scan(test), one)) == expected
+    assert lines(check_test(["grass", "ocean", "road"], one)) == expected
 
 
 def test_class_that_the_model_lacks(test):
     assert lines(check_test(["ocean", "Road"], scan(test))) == [
-        f"error {test}/grass: the model has no class of this name: rename the folder, or delete it",
+        f"error {test}/grass: the model has no class of this name: rename the folder, or move it elsewhere",
         f"error {test}/road: in the model this class is spelt Road: rename one of them",
     ]
 
 
 def test_a_test_folder_that_is_not_there_is_one_problem(train, tmp_path):
-    assert lines(check(scan(train), scan(tmp_path / "none"))) == [f"error {tmp_path}/none: no such folder: check the path"]
+    found = lines(check(scan(train), scan(tmp_path / "none")))
+    assert found == [f"error {tmp_path}/none: no such folder: check the path"]
 
 
-def test_everything_noticed_is_said_at_once(train, test):
+@pytest.mark.parametrize("name", [
+    "a\\b", "\\", "up\\..", "C:\\photos", "tab\t", "\x7f", "\u200b", os.fsdecode(b"\xff"),
+    "\u0958" * 85,                      # 255 bytes, but 510 in Unicode form NFC
+])
+def test_a_class_name_that_is_not_one_printable_path_component(train, name):
+    plant(train, **{name: ["a.jpg"]})
+    assert lines(scan(train).findings) == [
+        f"error {train}/{printable(name)}: a class name must be printable, without backslashes, "
+        "and at most 255 bytes: rename the folder"]
+
+
+def test_all_findings_are_reported_at_once(train, test):
     plant(train, **{"": ["a.jpg"]})
     (train / "sky").mkdir()
     (test / "road").rename(test / "Road")
@@ -137,16 +153,17 @@ def test_everything_noticed_is_said_at_once(train, test):
     (test / "ocean" / "1.jpg").write_bytes(b"?")
     listings = [scan(train), scan(test)]
     assert refused(listings, listings[0].classes, check(*listings)) == [
-        f"error {train}/sky: no photos in it: put JPEG, PNG or WebP files there, or delete the folder",
+        f"error {train}/sky: no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere",
         f"warning {train}: passed over 1 photo beside the class folders: move them into their classes",
-        f"error {test}/grass: no photos in it: put JPEG, PNG or WebP files there, or delete the folder",
-        f"warning {test}: passed over 1 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible",
+        f"error {test}/grass: no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere",
+        f"warning {test}: passed over 1 HEIC photo: export them as JPEG "
+        "(iPhones take JPEG if their camera is set to Most Compatible)",
         f"error {test}/Road: in {train} this class is spelt road: rename one of them",
-        f"warning {test}/sky: no such folder, so this class is not tested",         # and no word on road: it is only misspelt
+        f"warning {test}/sky: no such folder, so this class is not tested",     # road is only misspelt
         f"error {train}/ocean/b.jpg: the file is empty",
         f"error {test}/ocean/1.jpg: not a JPEG, PNG or WebP photo",
-        f"warning {test}: 1 of 2 photos also in {train}, which makes the result too good",
-        f"warning {test}/Road/1.jpg and {train}/road/1.jpg: the same photo to test and to train",
+        f"warning {test}: 1 of 2 photos also in {train}, so the accuracy will look too high",
+        f"warning {test}/Road/1.jpg and {train}/road/1.jpg: the same photo in the test and the training set",
     ]
 
 
@@ -158,7 +175,7 @@ def test_class_names_of_any_language(tmp_path):
 
 @pytest.fixture
 def two_ways():
-    """The same two names as Linux and Windows write them, and as some Macs do."""
+    """The same two names in the Unicode forms of Linux and Windows, and of some Macs."""
     names = ["Wüste", "Wz"]
     return [[unicodedata.normalize(form, name) for name in names] for form in ("NFC", "NFD")]
 
@@ -166,11 +183,13 @@ def two_ways():
 def test_the_same_letters_encoded_in_two_ways_are_one_class(tmp_path, two_ways):
     composed, split = two_ways
     assert sorted(composed) == composed[::-1] and sorted(split) == split        # even their order differs
-    listings = [scan(plant(tmp_path / str(i), **dict.fromkeys(names, ["a.jpg"]))) for i, names in enumerate(two_ways)]
+    listings = [scan(plant(tmp_path / str(i), **dict.fromkeys(names, ["a.jpg"])))
+                for i, names in enumerate(two_ways)]
     for train, test in (listings, listings[::-1]):
-        assert train.classes == test.classes == sorted(composed)        # so labels are the same on every machine
+        assert train.classes == test.classes == sorted(composed)        # so labels are equal on every machine
         assert check(train, test) == check_test(composed, test) == []
-        assert [photos.labels.tolist() for photos in load([train, test], train.classes, 8)[0]] == [[0, 1], [0, 1]]
+        sets, _ = load([train, test], train.classes, 8)
+        assert [photos.labels.tolist() for photos in sets] == [[0, 1], [0, 1]]
     assert listings[1].paths == [f"{tmp_path}/1/{name}/a.jpg" for name in reversed(split)]
 
 
@@ -192,19 +211,21 @@ def test_any_name_can_be_shown_on_one_line(name):
 # The table
 
 
-def test_the_table_says_the_worst_first_and_nothing_if_there_is_nothing():
-    findings = [Finding("accepted", "a", "odd"), Finding("warning", "b", "hm"), Finding("skipped", "c", "bad"), Finding("error", "d", "no"),
-                Finding("warning", "e", "hm")]
+def test_the_table_has_the_worst_first_and_is_empty_without_findings():
+    findings = [Finding("accepted", "a", "odd"), Finding("warning", "b", "hm"),
+                Finding("skipped", "c", "bad"), Finding("error", "d", "no"), Finding("warning", "e", "hm")]
     assert table(findings).splitlines() == [
         "error     d: no.", "skipped   c: bad.", "warning   b: hm.", "warning   e: hm.", "accepted  a: odd."]
     assert table([]) == ""
 
 
 def test_three_thousand_findings_are_a_short_table_that_leaves_out_no_kind():
-    findings = [Finding("error", f"{i}.jpg", f"{i} MB: too much") for i in range(2900)] + [Finding("error", "x.jpg", "the file is empty")]
+    findings = [Finding("error", f"{i}.jpg", f"{i} MB: too much") for i in range(2900)]
+    findings += [Finding("error", "x.jpg", "the file is empty")]
     findings += [Finding("warning", f"{i}.jpg", "hm") for i in range(ALIKE)]
     assert table(findings).splitlines() == [
-        *(f"error     {i}.jpg: {i} MB: too much." for i in range(ALIKE)), f"error     and {2900 - ALIKE} more like this.",
+        *(f"error     {i}.jpg: {i} MB: too much." for i in range(ALIKE)),
+        f"error     and {2900 - ALIKE} more like this.",
         "error     x.jpg: the file is empty.",
         *(f"warning   {i}.jpg: hm." for i in range(ALIKE))]
 
@@ -224,43 +245,48 @@ def test_pixels_labels_and_paths_belong_together(train, test):
             assert classes[label] == name
             assert abs(pixels.astype(int) - COLORS[name]).max() <= 6
             with open(path, "rb") as file:
-                assert np.array_equal(pixels, photo.decode(file.read(), 12))
+                assert np.array_equal(pixels, decode.decode(file.read(), 12))
 
 
 def test_same_pixels_on_any_number_of_cores(train, monkeypatch):
     for i, name in enumerate(os.listdir(train / "ocean")):
         Image.effect_noise((50 + i, 40), 80).save(train / "ocean" / name)
     results = []
-    monkeypatch.setattr("scene.folder.TOGETHER", 1)
+    monkeypatch.setattr("scene.photos.folder.TOGETHER", 1)
     for cores in (1, 2, 7):
-        monkeypatch.setattr("scene.cores.cores", lambda cores=cores: cores)
+        monkeypatch.setattr("scene.processes.cores", lambda cores=cores: cores)
         (photos,), _ = load([scan(train)], ["grass", "ocean", "road"], 16)
         results.append(photos.pixels)
-    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
 
 
 def test_unusable_photos_of_one_folder_are_found_when_the_other_is_missing(test, tmp_path):
     (test / "road" / "1.jpg").write_bytes(b"")
     listings = [scan(tmp_path / "none"), scan(test)]
     assert refused(listings, [], check(*listings)) == [
-        f"error {tmp_path}/none: no such folder: check the path", f"error {test}/road/1.jpg: the file is empty"]
+        f"error {tmp_path}/none: no such folder: check the path",
+        f"error {test}/road/1.jpg: the file is empty"]
     finding = Finding("error", "somewhere", "something")
-    assert refused([listings[0]] * 2, [], [finding]) == ["error somewhere: something"]      # nothing to decode
+    assert refused([listings[0]] * 2, [], [finding]) == ["error somewhere: something"]  # nothing to decode
 
 
 def test_a_file_that_vanishes_after_the_scan(train):
     found = scan(train)
     (train / "road" / "2.jpg").unlink()
-    assert refused([found], found.classes) == [f"error {train}/road/2.jpg: cannot be read: No such file or directory"]
+    assert refused([found], found.classes) == [
+        f"error {train}/road/2.jpg: cannot be read: No such file or directory"]
 
 
 def test_photos_left_out_leave_the_others_in_their_places(train, test):
     for name in ("train/ocean/b.jpg", "train/road/1.jpg"):
         (train.parent / name).write_bytes(b"")
     (photos, others), findings = load([scan(train), scan(test)], ["grass", "ocean", "road"], 8, skip_bad=True)
-    assert [f.where for f in findings if f.verdict == "skipped"] == [f"{train}/ocean/b.jpg", f"{train}/road/1.jpg"]
+    skipped = [finding.where for finding in findings if finding.verdict == "skipped"]
+    assert skipped == [f"{train}/ocean/b.jpg", f"{train}/road/1.jpg"]
     assert photos.paths == [f"{train}/{name}.jpg" for name in ("grass/a", "ocean/m", "ocean/z", "road/2")]
-    assert photos.labels.tolist() == [0, 1, 1, 2] and others.labels.tolist() == [0, 1, 2]
+    assert photos.labels.tolist() == [0, 1, 1, 2]
+    assert others.labels.tolist() == [0, 1, 2]
     for path, pixels in zip(photos.paths + others.paths, [*photos.pixels, *others.pixels], strict=True):
         assert abs(pixels.astype(int) - COLORS[path.split("/")[-2]]).max() <= 6
 
@@ -283,9 +309,9 @@ def test_the_bar_is_for_terminals(train, capsys, monkeypatch):
 # The same seed
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the script command and the affinity of Linux")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the script command and CPU affinity")
 def test_the_same_seed_gives_the_same_file_whatever_the_machine_does(tmp_path):
-    """On one core and on all, on a terminal, and with files that lie on the disk, and are listed, in another order."""
+    """On one core and on all, on a terminal, and with files written and listed in another order."""
     random = np.random.default_rng(0)
     names = [f"{part}/{name}/{i}.png" for part in ("a", "b") for name in COLORS for i in range(25)]
     for name in names:
@@ -294,20 +320,23 @@ def test_the_same_seed_gives_the_same_file_whatever_the_machine_does(tmp_path):
     for name in reversed(names):
         (tmp_path / "reversed" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "reversed" / name).write_bytes((tmp_path / name).read_bytes())
-    backwards = ("import os, sys; from scene import main, command\nlistdir = os.listdir\n"
-                 "os.listdir = lambda path: sorted(listdir(path), reverse=True)\nsys.exit(command.run(main.run, main.parse(None)))")
+    backwards = ("import os, sys; from scene import main, errors\nlistdir = os.listdir\n"
+                 "os.listdir = lambda path: sorted(listdir(path), reverse=True)\n"
+                 "sys.exit(errors.run(main.run, main.parse(None)))")
     arguments = ["a", "b", "FCNN", "--epochs", "1", "--batch-size", "75"]
     usual = [sys.executable, "-m", "scene.main", *arguments]
+    terminal = f"stty rows 40 cols 110; {' '.join(usual)}"
+    first_core = min(os.sched_getaffinity(0))
     runs = {
         "plain": (tmp_path, usual, {}),
-        "one core": (tmp_path, usual, {"preexec_fn": lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})}),
-        "terminal": (tmp_path, ["script", "-qec", f"stty rows 40 cols 110; {' '.join(usual)}", "/dev/null"], {}),
+        "one core": (tmp_path, usual, {"preexec_fn": lambda: os.sched_setaffinity(0, {first_core})}),
+        "terminal": (tmp_path, ["script", "-qec", terminal, "/dev/null"], {}),
         "backwards": (tmp_path / "reversed", [sys.executable, "-c", backwards, *arguments], {}),
     }
     models = {}
     for name, (cwd, command, options) in runs.items():
-        output = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, **options).stdout
+        result = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, **options)
         models[name] = (cwd / "model_FCNN").read_bytes()
         (cwd / "model_FCNN").unlink()
-        assert ("photo/s" in output) == (name == "terminal")
+        assert ("photo/s" in result.stdout) == (name == "terminal")
     assert len(set(models.values())) == 1

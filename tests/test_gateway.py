@@ -1,6 +1,6 @@
-"""A request's whole way: signed by deploy.py, through the small gateway of gateway.py, into the real runtime client, and what is stopped.
+"""Requests, from a signing client through the gateway of gateway.py to AWS's runtime client, or refused.
 
-The users, keys and policies are those that template.yaml and `deploy.py key` made in moto.
+The users, keys and policies are those that template.yaml and `key` created in moto.
 """
 
 import base64
@@ -21,28 +21,29 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-import deploy as commands
-from scene import modelfile
-from scene.command import UserError
-from scene.predict import Classifier
+from cloudformation import __main__ as commands
+from scene.answer import modelfile
+from scene.answer.classifier import Classifier
+from scene.errors import UserError
 from tests import aws
+from tests.aws import DEPLOYED, TEMPLATE
 from tests.gateway import Gateway, allowed
 from tests.runtime import NATIVE
-from tests.test_runtime import client, make  # noqa: F401  fixtures
-from tests.test_template import TEMPLATE
 
-DEPLOY = aws.ROOT / "cloudformation" / "deploy.py"
 OCEAN = aws.ROOT / "datasets/test/ocean/ocean_000.jpg"
+REQUEST = b'{"mode": "CNN", "imageBase64": ""}'
+REQUEST_OCEAN = {"mode": "CNN", "imageBase64": base64.b64encode(OCEAN.read_bytes()).decode()}
 
 
 class Place:
-    """An endpoint that `deploy.py up` and `key` have made in moto, with a gateway in front of `function`."""
+    """An endpoint that `up` and `key` created in moto, with a gateway in front of `function`."""
 
     def __init__(self, folder, built, function, **more):
         aws.reset()
         self.folder = folder
         self.line("up", "--built", built, "--arch", NATIVE)
-        aws.client("s3").put_bucket_versioning(Bucket=aws.BUCKET, VersioningConfiguration={"Status": "Enabled"})    # moto forgets them
+        aws.client("s3").put_bucket_versioning(         # moto ignores that of the template
+            Bucket=aws.BUCKET, VersioningConfiguration={"Status": "Enabled"})
         profile = self.line("key")
         keys = ConfigParser()
         keys.read_string(profile)
@@ -51,21 +52,24 @@ class Place:
         self.arn = f"arn:aws:execute-api:{aws.REGION}:{aws.ACCOUNT}:{api}/live"
         iam = aws.client("iam")
         names = iam.list_user_policies(UserName="scene-caller")["PolicyNames"]
-        policies = [iam.get_user_policy(UserName="scene-caller", PolicyName=name)["PolicyDocument"] for name in names]
+        policies = [iam.get_user_policy(UserName="scene-caller", PolicyName=name) for name in names]
+        policies = [policy["PolicyDocument"] for policy in policies]
         users = {self.key.access_key: (self.key.secret_key, policies),
                  "admin": ("secret", [{"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}]),
                  "stranger": ("secret", [])}
         self.gateway = Gateway(TEMPLATE, users, self.arn, function, **more)
-        with open(folder / "credentials", "a") as file:             # the person's profiles; the endpoint is the gateway here
-            file.write(f"scene_url = {self.gateway.url}\n" + re.sub("scene_url = .*", f"scene_url = {self.gateway.url}", profile))
+        url = f"scene_url = {self.gateway.url}"
+        with open(folder / "credentials", "a") as file:         # the gateway is the endpoint of both profiles
+            file.write(f"{url}\n" + re.sub("scene_url = .*", url, profile))
 
     def line(self, *arguments, check=True):
-        """Runs deploy.py as a person does: -> stdout, or the finished process if it need not succeed."""
-        result = subprocess.run([sys.executable, DEPLOY, *arguments], text=True, capture_output=True, env=aws.environment(self.folder))
+        """Runs a command as a person does: -> stdout, or the finished process if it need not succeed."""
+        result = subprocess.run([sys.executable, "-m", "cloudformation", *arguments], text=True,
+                                capture_output=True, cwd=aws.ROOT, env=aws.environment(self.folder))
         assert "Traceback" not in result.stderr and (result.returncode == 0 or not check), result.stderr
         return result.stdout if check else result
 
-    def send(self, method="POST", path="/live/get_scene", body=b'{"mode": "CNN", "imageBase64": ""}', headers=()):
+    def send(self, method="POST", path="/live/get_scene", body=REQUEST, headers=()):
         """Sends a request as it is: -> (status, headers, answer)."""
         connection = http.client.HTTPConnection(urlsplit(self.gateway.url).netloc, timeout=30)
         connection.request(method, path, body, dict(headers))
@@ -74,7 +78,7 @@ class Place:
         connection.close()
         return answer
 
-    def sign(self, method="POST", path="/live/get_scene", body=b'{"mode": "CNN", "imageBase64": ""}', key=None, service="execute-api"):
+    def sign(self, method="POST", path="/live/get_scene", body=REQUEST, key=None, service="execute-api"):
         """The headers of a signed request."""
         url = self.gateway.url.replace("/live/get_scene", path)
         request = AWSRequest(method, url, data=body, headers={"Content-Type": "application/json"})
@@ -83,10 +87,11 @@ class Place:
 
 
 class Function:
-    """What a function might do, decided by each test."""
+    """A function that records its events. Each test may set its behaviour, `does`."""
 
     def __init__(self):
-        self.events, self.does = [], lambda event: {"statusCode": 200, "headers": {}, "body": "{}"}
+        self.events = []
+        self.does = lambda event: {"statusCode": 200, "headers": {}, "body": "{}"}
 
     def __call__(self, event):
         self.events.append(event)
@@ -95,7 +100,7 @@ class Function:
 
 @pytest.fixture(scope="module")
 def clock():
-    """The gateway's clock: real, and it can be put forward."""
+    """The gateway's clock: the real time plus `ahead`."""
     class Clock:
         ahead = 0
 
@@ -118,9 +123,11 @@ def shared(tmp_path_factory, models, clock):
 
 @pytest.fixture
 def place(shared, clock):
-    """The endpoint with a function that answers {}; nothing throttled yet."""
+    """The endpoint with a function that answers {}, and a full budget of requests."""
     clock.ahead = 0
-    shared.gateway.function, shared.gateway.tokens, shared.gateway.filled = Function(), 10, clock()
+    shared.gateway.function = Function()
+    shared.gateway.tokens = 10
+    shared.gateway.filled = clock()
     return shared
 
 
@@ -131,25 +138,32 @@ def code(answer):
 def test_signed_by_the_key_it_passes(place):
     assert place.send(headers=place.sign())[0] == 200
     event, = place.gateway.function.events
-    assert (event["httpMethod"], json.loads(event["body"])["mode"], event["isBase64Encoded"]) == ("POST", "CNN", False)
+    assert event["httpMethod"] == "POST"
+    assert json.loads(event["body"])["mode"] == "CNN"
+    assert event["isBase64Encoded"] is False
 
 
 @pytest.mark.parametrize(("change", "expected"), [
     (lambda place: {"headers": ()}, "not_signed"),
     (lambda place: {"headers": {"Authorization": "Basic c2NlbmU6c2NlbmU="}}, "not_signed"),
-    (lambda place: {"headers": place.sign(key=Credentials(place.key.access_key, "a guess"))}, "bad_signature"),
-    (lambda place: {"headers": place.sign(key=Credentials("AKIANOBODY", place.key.secret_key))}, "bad_signature"),
-    (lambda place: {"headers": place.sign(), "body": b'{"mode": "CNN", "imageBase64": "AAAA"}'}, "bad_signature"),
+    (lambda place: {"headers": place.sign(key=Credentials(place.key.access_key, "a guess"))},
+     "bad_signature"),
+    (lambda place: {"headers": place.sign(key=Credentials("AKIANOBODY", place.key.secret_key))},
+     "bad_signature"),
+    (lambda place: {"headers": place.sign(), "body": b'{"mode": "CNN", "imageBase64": "AAAA"}'},
+     "bad_signature"),
     (lambda place: {"headers": place.sign() | {"X-Amz-Date": "20260101T000000Z"}}, "bad_signature"),
     (lambda place: {"headers": place.sign(service="s3")}, "bad_signature"),
-    (lambda place: {"headers": place.sign(path="/live/get_scene?x=1"), "path": "/live/get_scene"}, "bad_signature"),
+    (lambda place: {"headers": place.sign(path="/live/get_scene?x=1"), "path": "/live/get_scene"},
+     "bad_signature"),
     (lambda place: {"headers": place.sign(key=Credentials("stranger", "secret"))}, "not_allowed"),
     (lambda place: {"headers": place.sign(path="/live/other"), "path": "/live/other"}, "not_signed"),
-    (lambda place: {"headers": place.sign(path="/other/get_scene"), "path": "/other/get_scene"}, "not_signed"),
+    (lambda place: {"headers": place.sign(path="/other/get_scene"), "path": "/other/get_scene"},
+     "not_signed"),
     (lambda place: {"headers": place.sign(method="GET"), "method": "GET"}, "not_signed"),
     (lambda place: {"headers": place.sign(method="DELETE"), "method": "DELETE"}, "not_signed"),
-], ids=["unsigned", "other scheme", "wrong secret", "unknown key", "tampered body", "tampered date", "other service", "tampered query",
-        "another user", "other path", "other stage", "GET", "DELETE"])
+], ids=["unsigned", "other scheme", "wrong secret", "unknown key", "tampered body", "tampered date",
+        "other service", "tampered query", "another user", "other path", "other stage", "GET", "DELETE"])
 def test_what_is_not_signed_for_this_by_the_one_user_gets_403(change, expected, place):
     status, headers, answer = place.send(**change(place))
     assert (status, answer["error"]["code"]) == (403, expected) and set(answer) == {"error", "requestId"}
@@ -168,8 +182,9 @@ def test_a_signature_is_good_for_five_minutes(ahead, place, clock):
 def test_the_policy_allows_this_method_of_this_stage_and_nothing_else(place):
     _, policies = place.gateway.users[place.key.access_key]
     assert allowed(policies, "execute-api:Invoke", f"{place.arn}/POST/get_scene")
-    other = place.arn.replace("/live", "/test"), place.arn.replace(":123456789012:", ":210987654321:"), place.arn.replace("/live", "x/live")
-    assert not [arn for arn in other if allowed(policies, "execute-api:Invoke", f"{arn}/POST/get_scene")]
+    for part, other in (("/live", "/test"), ("/live", "x/live"), (":123456789012:", ":210987654321:")):
+        arn = place.arn.replace(part, other)
+        assert arn != place.arn and not allowed(policies, "execute-api:Invoke", f"{arn}/POST/get_scene")
     for path in ("GET/get_scene", "POST/other", "POST/get_scene/more", "POST/", "*"):
         assert not allowed(policies, "execute-api:Invoke", f"{place.arn}/{path}")
     assert not allowed(policies, "execute-api:ManageConnections", f"{place.arn}/POST/get_scene")
@@ -196,6 +211,7 @@ def test_too_many_requests_get_429_until_it_is_quieter(place, clock):
 def fails(error):
     def does(event):
         raise error
+
     return does
 
 
@@ -209,120 +225,129 @@ def test_a_function_that_fails_gets_our_words(does, expected, place):
     assert code(place.send(headers=place.sign())) == expected
 
 
-# curl and deploy.py as clients
+# curl and our commands as clients
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
 def test_curl_signs_as_the_readme_has_it(place, tmp_path):
     place.gateway.function.does = answers
-    (tmp_path / "request.json").write_text(json.dumps({"mode": "CNN", "imageBase64": base64.b64encode(OCEAN.read_bytes()).decode()}))
+    (tmp_path / "request.json").write_text(json.dumps(REQUEST_OCEAN))
     key = f"{place.key.access_key}:{place.key.secret_key}"
-    command = ["curl", "-sS", "--aws-sigv4", f"aws:amz:{aws.REGION}:execute-api", "--user", key, "-H", "Content-Type: application/json",
-               "--data-binary", f"@{tmp_path}/request.json", place.gateway.url]
+    command = ["curl", "-sS", "--aws-sigv4", f"aws:amz:{aws.REGION}:execute-api", "--user", key,
+               "-H", "Content-Type: application/json", "--data-binary", f"@{tmp_path}/request.json",
+               place.gateway.url]
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert answer.get("scene") == "ocean", answer
 
 
 @pytest.fixture
-def deploy(place, monkeypatch):
-    """Runs a command of deploy.py in this process."""
+def run(place, monkeypatch):
+    """Runs a command in this process."""
     for name, value in aws.environment(place.folder).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("deploy.PAUSE", 0.01)
+    monkeypatch.setattr(commands, "PAUSE", 0.01)
     return lambda *arguments: commands.run(commands.parse(list(map(str, arguments))))
 
 
 def answers(event):
-    """A 200 for a request for any photo."""
-    answer = {"scene": "ocean", "probabilities": {"ocean": 0.75, "road": 0.25}, "mode": "CNN", "model": "0123456789ab", "requestId": "1"}
+    """Answers 200 to any request."""
+    answer = {"scene": "ocean", "probabilities": {"ocean": 0.75, "road": 0.25}, "mode": "CNN",
+              "model": "0123456789ab", "requestId": "1"}
     return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(answer)}
 
 
-def test_invoke_prints_what_predict_prints(deploy, place, capsys):
+def test_invoke_prints_what_predict_prints(run, place, capsys):
     place.gateway.function.does = answers
-    deploy("invoke", OCEAN, "--profile", "scene")
+    run("invoke", OCEAN, "--profile", "scene")
     assert capsys.readouterr().out == f"{OCEAN}: ocean\n   75.00%  ocean\n   25.00%  road\n"
     event, = place.gateway.function.events
-    assert json.loads(event["body"]) == {"mode": "CNN", "imageBase64": base64.b64encode(OCEAN.read_bytes()).decode()}
+    assert json.loads(event["body"]) == REQUEST_OCEAN
 
 
-def test_invoke_says_why_it_was_refused(deploy, monkeypatch):
+def test_invoke_says_why_it_was_refused(run, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "admin")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a guess")
-    words = r"^The endpoint refused: 403 bad_signature\. The signature does not match .* \(request [-0-9a-f]{36}\)$"
+    refused = r"The endpoint refused: 403 bad_signature\. The signature does not match"
+    words = rf"^{refused} .* \(request [-0-9a-f]{{36}}\)$"
     with pytest.raises(UserError, match=words):
-        deploy("invoke", OCEAN)
+        run("invoke", OCEAN)
 
 
 @pytest.mark.parametrize(("does", "words"), [
-    (lambda event: {"statusCode": 500, "headers": {}, "body": "<html>"}, r"^The endpoint refused: 500 Internal Server Error\.$"),
-    (lambda event: {"statusCode": 200, "headers": {}, "body": "<html>"}, r"^No answer from http://127\.0\.0\.1:\d+/live/get_scene: Exp"),
+    (lambda event: {"statusCode": 500, "headers": {}, "body": "<html>"},
+     r"^The endpoint refused: 500 Internal Server Error\.$"),
+    (lambda event: {"statusCode": 200, "headers": {}, "body": "<html>"},
+     r"^No answer from http://127\.0\.0\.1:\d+/live/get_scene: Exp"),
 ])
-def test_an_answer_that_is_not_ours_gets_a_sentence(does, words, deploy, place):
+def test_an_answer_that_is_not_ours_gets_a_sentence(does, words, run, place):
     place.gateway.function.does = does
     with pytest.raises(UserError, match=words):
-        deploy("invoke", OCEAN)
+        run("invoke", OCEAN)
 
 
 def versions():
     return aws.client("s3").list_object_versions(Bucket=aws.BUCKET, Prefix="scene/model_CNN")["Versions"]
 
 
+def current_model():
+    return aws.client("s3").get_object(Bucket=aws.BUCKET, Key="scene/model_CNN")["Body"].read()
+
+
 def serves(first):
-    """A function that goes on answering with the model `first` for three requests, and then looks into the bucket."""
+    """A function that answers three requests with the model `first`, and the rest with the bucket's model."""
     left = [first] * 3
 
     def does(event):
-        now = aws.client("s3").get_object(Bucket=aws.BUCKET, Key="scene/model_CNN")["Body"].read()
-        model = left.pop() if left else hashlib.sha256(now).hexdigest()[:12]
+        model = left.pop() if left else hashlib.sha256(current_model()).hexdigest()[:12]
         return {"statusCode": 200, "headers": {}, "body": json.dumps({"model": model})}
 
     return does
 
 
-def test_model_waits_until_the_endpoint_answers_with_it_and_rollback_undoes_it(deploy, place, models, tmp_path, capsys):
+def test_model_waits_until_it_answers_and_rollback_undoes_it(run, place, models, tmp_path, capsys):
     old = (models / "model_CNN").read_bytes()
     place.gateway.function.does = serves("000000000000")
     new = tmp_path / "better"
     network, card = modelfile.load(old)
     modelfile.save(new, network, card | {"classes": card["classes"][::-1]})
-    deploy("model", new)
+    run("model", new)
     assert len(place.gateway.function.events) == 4 and len(versions()) == 2
-    assert "(CNN) is in the bucket" in capsys.readouterr().out
-    for expected in (old, new.read_bytes(), old):           # the version before, each time: a second one takes back the first
+    assert re.search(r"^Uploaded model [0-9a-f]{12} \(CNN\)\.", capsys.readouterr().out)
+    for expected in (old, new.read_bytes(), old):           # a second rollback undoes the first
         place.gateway.function.does = serves("000000000000")
-        place.gateway.tokens = place.gateway.burst          # the test does not wait between its requests, as people would
-        deploy("model", "--rollback", "CNN")
-        assert aws.client("s3").get_object(Bucket=aws.BUCKET, Key="scene/model_CNN")["Body"].read() == expected
-    assert len(versions()) == 5, "nothing was lost on the way"
+        place.gateway.tokens = place.gateway.burst          # the test sends requests faster than people would
+        run("model", "--rollback", "CNN")
+        assert current_model() == expected
+    assert len(versions()) == 5, "a version was lost"
     with pytest.raises(UserError, match="^There is no FCNN model before"):
-        deploy("model", "--rollback", "FCNN")
+        run("model", "--rollback", "FCNN")
 
 
-def test_a_model_that_does_not_come_into_service_is_told(deploy, place, models, monkeypatch):
-    monkeypatch.setattr("deploy.PATIENCE", 0.1)
-    place.gateway.function.does = lambda event: {"statusCode": 200, "headers": {}, "body": '{"model": "000000000000"}'}
+def test_a_model_that_does_not_come_into_service_is_told(run, place, models, monkeypatch):
+    monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    answer = {"statusCode": 200, "headers": {}, "body": '{"model": "000000000000"}'}
+    place.gateway.function.does = lambda event: answer
     with pytest.raises(UserError, match="^The endpoint still answers with model 000000000000: see why with"):
-        deploy("model", models / "model_FCNN")
+        run("model", models / "model_FCNN")
 
 
-def test_what_is_no_model_is_not_uploaded(deploy, place):
+def test_what_is_no_model_is_not_uploaded(run, place):
     before = len(versions())
     with pytest.raises(UserError, match="ocean_000.jpg is not a usable model: "):
-        deploy("model", OCEAN)
+        run("model", OCEAN)
     assert len(versions()) == before
 
 
 # The whole way
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory, bundle, make):  # noqa: F811
-    """The built zips deployed, and run by AWS's own runtime client, with the environment that the template gives and the role's keys."""
+def real(tmp_path_factory, bundle, make):
+    """The deployed zips in AWS's own runtime client, with the template's environment and the role's keys."""
     place = Place(tmp_path_factory.mktemp("person"), bundle, None)
-    role = next(role for role in aws.client("iam").list_roles()["Roles"] if "FunctionRole" in role["RoleName"])
-    keys = aws.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
-    given = aws.client("lambda").get_function(FunctionName="scene-get_scene")["Configuration"]["Environment"]["Variables"]
-    function = make(AWS_ENDPOINT_URL_S3=aws.url(), AWS_ACCESS_KEY_ID=keys["AccessKeyId"], AWS_SECRET_ACCESS_KEY=keys["SecretAccessKey"],
-                    AWS_SESSION_TOKEN=keys["SessionToken"], **given)
+    keys = aws.assume_function_role()
+    configuration = aws.client("lambda").get_function(FunctionName="scene-get_scene")["Configuration"]
+    function = make(AWS_ENDPOINT_URL_S3=aws.url(), AWS_ACCESS_KEY_ID=keys["AccessKeyId"],
+                    AWS_SECRET_ACCESS_KEY=keys["SecretAccessKey"], AWS_SESSION_TOKEN=keys["SessionToken"],
+                    **configuration["Environment"]["Variables"])
 
     def call(event):
         result = function.invoke(event)
@@ -335,7 +360,7 @@ def real(tmp_path_factory, bundle, make):  # noqa: F811
     place.gateway.close()
 
 
-@pytest.mark.parametrize("mode", ["CNN", "FCNN"])
+@pytest.mark.parametrize("mode", DEPLOYED)
 def test_a_photo_goes_all_the_way_and_its_scene_comes_back(mode, real, models):
     expected = Classifier.open(models / f"model_{mode}").classify(OCEAN.read_bytes())
     lines = real.line("invoke", OCEAN, "--mode", mode, "--profile", "scene").splitlines()
@@ -347,11 +372,13 @@ def test_an_error_of_the_handler_comes_back_as_a_sentence(real, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
     result = real.line("invoke", tmp_path / "x.jpg", "--profile", "scene", check=False)
     assert result.returncode == 2
-    assert re.fullmatch(r"The endpoint refused: 400 damaged_photo\. .+ \(request [-0-9a-f]{36}\)\n", result.stderr)
+    words = r"The endpoint refused: 400 damaged_photo\. .+ \(request [-0-9a-f]{36}\)\n"
+    assert re.fullmatch(words, result.stderr)
 
 
 def test_the_answer_carries_the_gateways_request_id(real):
-    body = json.dumps({"mode": "CNN", "imageBase64": base64.b64encode(OCEAN.read_bytes()).decode()}).encode()
+    body = json.dumps(REQUEST_OCEAN).encode()
     status, headers, answer = real.send(body=body, headers=real.sign(body=body))
-    assert status == 200 and re.fullmatch("[-0-9a-f]{36}", answer["requestId"]) and headers["Content-Type"] == "application/json"
+    assert status == 200 and headers["Content-Type"] == "application/json"
+    assert re.fullmatch("[-0-9a-f]{36}", answer["requestId"])
     assert answer["model"] in real.line("status")

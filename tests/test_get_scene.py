@@ -1,7 +1,7 @@
-"""lambda/get_scene.py: events in, answers out, with models from a real S3 server over HTTP (moto), and from some bad ones.
+"""lambda/get_scene.py: events in, answers out, with models from S3 over HTTP (moto) or from failing servers.
 
-The same handler in Lambda's own runtime client is tests/test_runtime.py's. Each `cold_start` is a new copy of the module, as a new
-process would have.
+tests/test_runtime.py runs the same handler in Lambda's own runtime client. Each `cold_start` makes a new copy
+of the module, as a new process would have it.
 """
 
 import base64
@@ -22,9 +22,19 @@ boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
 import torch  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-from scene import endpoint, photo  # noqa: E402
-from scene.models import CNN, FCNN  # noqa: E402
-from tests.test_endpoint import OCEAN, check, model_file, small_network  # noqa: E402
+from scene.answer import endpoint  # noqa: E402
+from scene.answer.classifier import Classifier  # noqa: E402
+from scene.models import MODES  # noqa: E402
+from scene.photos.decode import REMOTE  # noqa: E402
+from tests.asking import (  # noqa: E402
+    CLASSES,
+    OCEAN,
+    check,
+    model_file,
+    model_files,
+    overflowing_network,
+    small_network,
+)
 
 SOURCE = Path(__file__).parent.parent / "lambda" / "get_scene.py"
 BUCKET, REGION = "the-models", "eu-central-1"
@@ -40,12 +50,18 @@ def moto():
     server.stop()
 
 
+def aws_client(service, url):
+    return boto3.client(service, region_name=REGION, endpoint_url=url,
+                        aws_access_key_id="k", aws_secret_access_key="s")
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Bytes of model files: one for each mode, a second CNN, and bad ones."""
     folder = tmp_path_factory.mktemp("models")
-    files = {kind.mode: model_file(small_network(kind), folder / kind.mode) for kind in (FCNN, CNN)}
-    files["new CNN"] = model_file(small_network(CNN, seed=1), folder / "new")
+    files = model_files(folder)
+    files["new CNN"] = model_file(small_network("CNN", seed=1), "CNN", folder / "new")
+    files["overflowing"] = model_file(overflowing_network("CNN"), "CNN", folder / "overflowing")
     files["corrupt"] = files["CNN"][:-1] + bytes([files["CNN"][-1] ^ 1])
     files["half"] = files["CNN"][:9999]
     files["no model"] = b"<html>"
@@ -54,10 +70,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def s3(moto, files):
-    """A client of a new bucket with both models."""
-    client = boto3.client("s3", region_name=REGION, endpoint_url=moto, aws_access_key_id="k", aws_secret_access_key="s")
+    """A client of a new bucket with a model for each mode."""
+    client = aws_client("s3", moto)
     client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    for mode in ("FCNN", "CNN"):
+    for mode in MODES:
         client.put_object(Bucket=BUCKET, Key=f"model_{mode}", Body=files[mode])
     yield client
     for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
@@ -67,22 +83,24 @@ def s3(moto, files):
 
 @pytest.fixture
 def environment(moto, monkeypatch):
-    """What Lambda would set: environment(NAME=value) changes it."""
+    """Sets what Lambda would set. environment(NAME=value) changes it; None removes a variable."""
     def change(**values):
         for name, value in values.items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
 
-    change(SCENE_BUCKET=BUCKET, SCENE_KEY_CNN=None, SCENE_KEY_FCNN=None, SCENE_ARRAYS=None, AWS_REGION=REGION, AWS_DEFAULT_REGION=None,
-           AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t", AWS_ENDPOINT_URL_S3=moto, AWS_ENDPOINT_URL=None)
+    change(SCENE_BUCKET=BUCKET, SCENE_ARRAYS=None, **{f"SCENE_KEY_{mode}": None for mode in MODES})
+    change(AWS_REGION=REGION, AWS_DEFAULT_REGION=None, AWS_ENDPOINT_URL_S3=moto, AWS_ENDPOINT_URL=None)
+    change(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
     return change
 
 
 def cold_start():
-    """The module as a new process has it, with a clock `now` that can be set, and `asked`: the HTTP status of each request to S3."""
+    """The module as a new process has it, with a clock `now`, and S3's status for each request in `asked`."""
     spec = importlib.util.spec_from_file_location("get_scene", SOURCE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.now, module.asked = 1000, []
+    module.now = 1000
+    module.asked = []
     module.MODELS.clock = lambda: module.now
     request = module.Bucket.request
 
@@ -108,11 +126,12 @@ def lines(capsys):
 
 def proxy(mode="CNN", **changes):
     body = json.dumps({"mode": mode, "imageBase64": PHOTO})
-    return {"httpMethod": "POST", "body": body, "isBase64Encoded": False, "requestContext": {"requestId": "of-the-gateway"}} | changes
+    context = {"requestId": "of-the-gateway"}
+    return {"httpMethod": "POST", "body": body, "isBase64Encoded": False, "requestContext": context} | changes
 
 
 def ask(module, mode="CNN"):
-    """(HTTP status, answer) by way of API Gateway, checked."""
+    """(HTTP status, answer) through API Gateway, checked."""
     reply = module.handler(proxy(mode), CONTEXT)
     assert reply["headers"] == {"Content-Type": "application/json"}
     check(reply["statusCode"], reply["body"], "of-the-gateway")
@@ -120,7 +139,7 @@ def ask(module, mode="CNN"):
 
 
 def name(data):
-    return endpoint.load_model(data).name
+    return Classifier.load(data).name
 
 
 def code(answer):
@@ -130,16 +149,17 @@ def code(answer):
 # Events
 
 
-@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("arrays", ["numpy", "torch"])
 def test_the_answer_is_the_classifiers(mode, arrays, s3, environment, files):
     environment(SCENE_ARRAYS=arrays)
     module = cold_start()
-    expected = endpoint.load_model(files[mode]).classifier.classify(OCEAN, photo.REMOTE)
+    expected = Classifier.load(files[mode]).classify(OCEAN, REMOTE)
     status, answer = ask(module, mode)
-    assert status == 200 and answer["probabilities"] == pytest.approx(expected, abs=1e-5) and answer["scene"] == next(iter(expected))
+    assert (status, answer["scene"]) == (200, next(iter(expected)))
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
     assert answer["model"] == name(files[mode])
-    assert isinstance(module.MODELS.find(mode).classifier.network.params, torch.Tensor) == (arrays == "torch")
+    assert isinstance(module.MODELS.find(mode).network.params, torch.Tensor) == (arrays == "torch")
 
 
 def test_a_direct_invocation_gets_the_bare_answer(get_scene):
@@ -157,15 +177,17 @@ def test_a_body_in_base64(get_scene):
 
 
 @pytest.mark.parametrize("changes", [
-    {"body": None}, {"body": ""}, {"body": 5}, {"body": "\ud800"}, {"body": "{"}, {"body": "A", "isBase64Encoded": True},
-    {"body": None, "isBase64Encoded": True}, {"body": "ä", "isBase64Encoded": True}], ids=str)
+    {"body": None}, {"body": ""}, {"body": 5}, {"body": "\ud800"}, {"body": "{"},
+    {"body": "A", "isBase64Encoded": True}, {"body": None, "isBase64Encoded": True},
+    {"body": "ä", "isBase64Encoded": True}], ids=str)
 def test_no_body_or_a_broken_one(changes, get_scene):
     reply = get_scene.handler(proxy(**changes), CONTEXT)
     check(400, reply["body"], "of-the-gateway")
     assert code(json.loads(reply["body"])) == "not_json"
 
 
-@pytest.mark.parametrize("event", [None, "text", 5, [], {}, {"httpMethod": "POST"}, {"requestContext": None}], ids=str)
+@pytest.mark.parametrize(
+    "event", [None, "text", 5, [], {}, {"httpMethod": "POST"}, {"requestContext": None}], ids=str)
 def test_any_event_is_answered(event, get_scene):
     answer = get_scene.handler(event, CONTEXT)
     check(400, json.dumps(answer), "of-lambda")
@@ -179,7 +201,8 @@ def test_a_gateway_without_an_id(get_scene):
 # Settings
 
 
-@pytest.mark.parametrize("missing", ["SCENE_BUCKET", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize(
+    "missing", ["SCENE_BUCKET", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_a_missing_setting_is_said_at_the_start(missing, environment):
     environment(**{missing: None})
     with pytest.raises(RuntimeError, match=missing.replace("_REGION", "_DEFAULT_REGION") + " is not set: "):
@@ -198,35 +221,38 @@ def test_keys_and_bucket_are_the_owners_choice_alone(s3, environment, files):
     module = cold_start()
     assert ask(module)[1]["model"] == name(files["new CNN"])
     for field in ("bucket", "key", "SCENE_BUCKET"):
-        assert code(module.handler({"mode": "CNN", "imageBase64": PHOTO, field: "mine"}, CONTEXT)) == "unknown_field"
+        answer = module.handler({"mode": "CNN", "imageBase64": PHOTO, field: "mine"}, CONTEXT)
+        assert code(answer) == "unknown_field"
 
 
 def test_requests_are_signed_as_iam_wants_it(moto, s3, environment, lines):
-    """moto checks signatures like AWS once it is told to: the right secret passes, another is refused."""
-    iam = boto3.client("iam", region_name=REGION, endpoint_url=moto, aws_access_key_id="k", aws_secret_access_key="s")
+    """moto checks signatures as AWS does, once told to: the right secret passes, another is refused."""
+    iam = aws_client("iam", moto)
     iam.create_user(UserName="reader")
     allowed = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/model_CNN"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
     iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=policy)
     key = iam.create_access_key(UserName="reader")["AccessKey"]
-    environment(AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"], AWS_SESSION_TOKEN=None)
+    environment(AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"],
+                AWS_SESSION_TOKEN=None)
     enforce(moto, b"0")
     try:
         module = cold_start()
         assert ask(module, "CNN")[0] == 200
-        status, answer = ask(module, "FCNN")                    # what the policy does not allow
-        assert (status, code(answer)) == (503, "model_missing") and "S3 answered 403" in lines()[-1]["error"]["message"]
+        status, answer = ask(module, "FCNN")                    # the policy does not allow it
+        assert (status, code(answer)) == (503, "model_missing")
+        assert "S3 answered 403" in lines()[-1]["error"]["message"]
         module.now += 61
         module.MODELS.bucket.credentials = module.MODELS.bucket.credentials._replace(secret_key="another")
         assert ask(module, "CNN")[0] == 200                     # the model in memory
         cause = lines()[-2]["error"]["message"]
-        assert cause == "S3 answered 403 SignatureDoesNotMatch for model_CNN"       # and not a word of what was signed
+        assert cause == "S3 answered 403 SignatureDoesNotMatch for model_CNN"       # nothing that was signed
     finally:
         enforce(moto, b"1000000000")
 
 
 def enforce(moto, after):
-    """Makes moto check every request after so many."""
+    """Makes moto check every request after this many."""
     urlopen(Request(f"{moto}/moto-api/reset-auth", after, {"Content-Type": "text/plain"})).close()
 
 
@@ -253,7 +279,8 @@ def test_it_looks_once_a_minute_whether_the_model_has_changed(get_scene, s3, fil
     assert get_scene.asked == [200, 200, 304]
 
 
-BAD = {"corrupt": "do not match its SHA-256", "half": "damaged", "no model": "it is not a model file", "FCNN": "of mode FCNN, not CNN"}
+BAD = {"corrupt": "do not match its SHA-256", "half": "damaged", "no model": "it is not a model file",
+       "FCNN": "of mode FCNN, not CNN", "overflowing": "its probabilities are NaN"}
 
 
 @pytest.mark.parametrize("bad, why", BAD.items())
@@ -264,10 +291,12 @@ def test_a_bad_new_model_never_replaces_a_good_one(bad, why, get_scene, s3, file
     get_scene.now += 60
     assert ask(get_scene)[1]["model"] == name(files["CNN"])
     failed, request = lines()
-    assert failed["refresh"] == {"mode": "CNN", "code": "model_unreadable"} and why in failed["error"]["message"]
+    assert failed["refresh"] == {"mode": "CNN", "code": "model_unreadable"}
+    assert why in failed["error"]["message"]
     assert (request["status"], request["code"]) == (200, None)
     get_scene.now += 60
-    assert ask(get_scene)[1]["model"] == name(files["CNN"]) and get_scene.asked == [200, 200, 304]      # not fetched again
+    assert ask(get_scene)[1]["model"] == name(files["CNN"])
+    assert get_scene.asked == [200, 200, 304]                   # not fetched again
     s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["new CNN"])
     get_scene.now += 60
     assert ask(get_scene)[1]["model"] == name(files["new CNN"])
@@ -279,7 +308,7 @@ def test_a_bad_first_model(bad, get_scene, s3, files, lines):
     status, answer = ask(get_scene)
     assert (status, code(answer)) == (503, "model_unreadable")
     assert lines()[-1]["error"]["type"] == "ModelFileError"
-    assert ask(get_scene, "FCNN")[0] == 200                     # the other is not concerned
+    assert ask(get_scene, "FCNN")[0] == 200                     # the other mode works
     s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
     assert ask(get_scene)[0] == 200                             # at once, not after a minute
 
@@ -287,7 +316,8 @@ def test_a_bad_first_model(bad, get_scene, s3, files, lines):
 def test_a_model_that_is_not_there(get_scene, s3, files, lines):
     s3.delete_object(Bucket=BUCKET, Key="model_CNN")
     status, answer = ask(get_scene)
-    assert (status, code(answer)) == (503, "model_missing") and "S3 answered 404 NoSuchKey for model_CNN" in lines()[-1]["error"]["message"]
+    assert (status, code(answer)) == (503, "model_missing")
+    assert "S3 answered 404 NoSuchKey for model_CNN" in lines()[-1]["error"]["message"]
     s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
     assert ask(get_scene)[0] == 200
 
@@ -309,7 +339,7 @@ def test_a_model_beyond_all_measure(get_scene, monkeypatch):
 
 
 class BadStorage(http.server.ThreadingHTTPServer):
-    """An HTTP server that does with each request what the next of `deeds` says, the last one for ever."""
+    """An HTTP server whose n-th request calls the n-th of `deeds`, and the last one from then on."""
 
     daemon_threads = True
 
@@ -345,7 +375,7 @@ def send(status, data):
 
 
 def cut(handler):
-    """Promises more than it sends."""
+    """Announces more than it sends."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhalf")
 
 
@@ -354,7 +384,7 @@ def hang(handler):
 
 
 def trickle(handler):
-    """A good model, in pieces none of which is late, but all together are."""
+    """Sends a good model in pieces: each in time, but all of them too late."""
     data = handler.server.model
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data))
     for i in range(0, len(data), len(data) // 12):
@@ -364,7 +394,7 @@ def trickle(handler):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Time-outs as short as a test wants them, in a module."""
+    """impatient(module) -> the module, with short time-outs."""
     def shorten(module):
         for what, seconds in [("WAIT", 0.2), ("PATIENCE", 0.5), ("PATIENCE_REFRESH", 0.4)]:
             assert getattr(module, what) > seconds
@@ -373,14 +403,23 @@ def impatient(monkeypatch):
     return shorten
 
 
-FAILING = {"unreachable": None, "closes at once": lambda handler: None, "cut": cut, "hangs": hang, "trickles": trickle,
-           "500": send(500, b"InternalError"), "503": send(503, b"SlowDown"), "400": send(400, b"ExpiredToken"),
-           "301": send(301, b"PermanentRedirect"), "not HTTP": lambda handler: handler.wfile.write(b"hello\r\n\r\n")}
+FAILING = {
+    "unreachable": None,
+    "closes at once": lambda handler: None,
+    "cut": cut,
+    "hangs": hang,
+    "trickles": trickle,
+    "500": send(500, b"InternalError"),
+    "503": send(503, b"SlowDown"),
+    "400": send(400, b"ExpiredToken"),
+    "301": send(301, b"PermanentRedirect"),
+    "not HTTP": lambda handler: handler.wfile.write(b"hello\r\n\r\n"),
+}
 
 
 @pytest.mark.parametrize("how", FAILING)
 def test_failing_storage(how, environment, impatient, files, lines):
-    """Without a model: 503, and the cause in the log. With one: the answer. And it recovers."""
+    """Without a model: 503, with the cause in the log. With one: the answer. Both recover."""
     with BadStorage(FAILING[how] or send(200, b"")) as storage:
         storage.model = files["CNN"]
         environment(AWS_ENDPOINT_URL_S3=storage.url if FAILING[how] else "http://127.0.0.1:9")
@@ -389,12 +428,12 @@ def test_failing_storage(how, environment, impatient, files, lines):
         assert (status, code(answer)) == (503, "storage_unreachable")
         assert lines()[-1]["error"]["trace"]
 
-        module.MODELS.kept["CNN"].model = endpoint.load_model(files["CNN"])
+        module.MODELS.kept["CNN"].model = Classifier.load(files["CNN"])
         module.now += 60
         assert ask(module)[1]["model"] == name(files["CNN"])
         failed, _ = lines()
         assert failed["refresh"] == {"mode": "CNN", "code": "storage_unreachable"}
-        assert ask(module)[0] == 200 and len(lines()) == 1      # and not a word more for a minute
+        assert ask(module)[0] == 200 and len(lines()) == 1      # it does not try again for a minute
 
         module.MODELS.bucket.url = storage.url + "/"
         storage.deeds = [send(200, files["new CNN"])]
@@ -422,16 +461,18 @@ def test_a_line_for_each_request(get_scene, files, lines):
     get_scene.handler({"mode": "XNN", "imageBase64": PHOTO}, CONTEXT)
     first, second, third = lines()
     for line in (first, second, third):
-        assert set(line["milliseconds"]) <= {"model", "decode", "predict", "total"} and line["function"] == "scene-test"
+        assert set(line["milliseconds"]) <= {"model", "decode", "predict", "total"}
+        assert line["function"] == "scene-test"
         assert len(json.dumps(line)) < 1500                     # no room for a photo
-    assert {key: first[key] for key in ("requestId", "status", "code", "mode", "model", "cold")} == {
-        "requestId": "of-the-gateway", "status": 200, "code": None, "mode": "CNN", "model": name(files["CNN"]), "cold": True}
-    assert first["scene"] in ("sea", "meadow", "road") and not second["cold"]
+    expected = {"requestId": "of-the-gateway", "status": 200, "code": None, "mode": "CNN",
+                "model": name(files["CNN"]), "cold": True}
+    assert first.items() >= expected.items()
+    assert first["scene"] in CLASSES and not second["cold"]
     assert (third["requestId"], third["code"], third["scene"]) == ("of-lambda", "bad_mode", None)
 
 
 def test_metrics_follow_the_embedded_metric_format(get_scene, lines):
-    """By the specification's words; only CloudWatch itself could say more."""
+    """As its specification says. Only CloudWatch itself could prove more."""
     ask(get_scene)
     get_scene.handler({}, CONTEXT)
     good, bad = lines()
@@ -439,14 +480,17 @@ def test_metrics_follow_the_embedded_metric_format(get_scene, lines):
         assert set(line["_aws"]) == {"Timestamp", "CloudWatchMetrics"}
         assert abs(line["_aws"]["Timestamp"] - 1000 * time.time()) < 60_000
         for directive in line["_aws"]["CloudWatchMetrics"]:
-            assert set(directive) == {"Namespace", "Dimensions", "Metrics"} and directive["Namespace"] == "Scene"
-            assert all(isinstance(line[key], str) and line[key] for keys in directive["Dimensions"] for key in keys)
+            assert set(directive) == {"Namespace", "Dimensions", "Metrics"}
+            assert directive["Namespace"] == "Scene"
+            dimensions = [line[key] for keys in directive["Dimensions"] for key in keys]
+            assert all(isinstance(value, str) and value for value in dimensions)
             assert all(type(line[metric["Name"]]) in (int, float) for metric in directive["Metrics"])
             assert {metric["Unit"] for metric in directive["Metrics"]} <= {"Milliseconds", "Count"}
     assert (good["ColdStart"], good["Error"], bad["ColdStart"], bad["Error"]) == (1, 0, 0, 1)
     assert good["Latency"] == good["milliseconds"]["total"]
-    assert [d["Dimensions"] for d in good["_aws"]["CloudWatchMetrics"]] == [[["function"]]]
-    assert [d["Dimensions"] for d in bad["_aws"]["CloudWatchMetrics"]] == [[["function"]], [["function", "code"]]]
+    first, second = ([d["Dimensions"] for d in line["_aws"]["CloudWatchMetrics"]] for line in (good, bad))
+    assert first == [[["function"]]]
+    assert second == [[["function"]], [["function", "code"]]]
 
 
 def test_what_nobody_foresaw(get_scene, lines, monkeypatch):

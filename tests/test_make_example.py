@@ -1,4 +1,4 @@
-"""The example photographs: all there, small, as announced, and what datasets/make_example.py draws today."""
+"""The example photographs: complete, small, and the same as datasets/make_example.py renders today."""
 
 import importlib
 import io
@@ -13,7 +13,7 @@ DATASETS = Path(__file__).parents[1] / "datasets"
 
 @pytest.fixture
 def maker(monkeypatch):
-    monkeypatch.syspath_prepend(DATASETS)   # as when the file is run: its neighbours camera.py and things.py lie on the path
+    monkeypatch.syspath_prepend(DATASETS)   # for its neighbours camera.py and things.py
     return importlib.import_module("make_example")
 
 
@@ -54,7 +54,7 @@ def test_no_two_are_alike():
 def test_the_folder_holds_what_the_program_draws(maker, split, name, index):
     drawn = pixels(io.BytesIO(encoded(maker, split, name, index)))
     stored = pixels(DATASETS / split / name / f"{name}_{index:03}.jpg")
-    assert np.abs(drawn - stored).mean() < 2        # of 255: another libjpeg or processor may round differently
+    assert np.abs(drawn - stored).mean() < 2        # of 255: another libjpeg or CPU may round differently
 
 
 def test_same_bytes_each_time(maker):

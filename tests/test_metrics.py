@@ -1,16 +1,19 @@
+"""Every figure against its definition, and the report as text."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scene import metrics
+from scene.answer import metrics
 from tests.strategies import seeds
 
 
 @given(st.integers(2, 6), st.integers(1, 40), seeds)
 def test_figures_are_their_definitions(classes, photos, seed):
     random = np.random.default_rng(seed)
-    labels, probabilities = random.integers(classes, size=photos), random.random((photos, classes), np.float32)
+    labels = random.integers(classes, size=photos)
+    probabilities = random.random((photos, classes), np.float32)
     answers = probabilities.argmax(1)
     names = [f"class {k}" for k in range(classes)]
     report = metrics.evaluate(labels, probabilities, names)
@@ -19,7 +22,9 @@ def test_figures_are_their_definitions(classes, photos, seed):
     assert report["baseline"] == pytest.approx(np.bincount(labels).max() / photos)
     assert (report["top3"] is None) == (classes <= 5)
     for k, row in enumerate(report["classes"].values()):
-        both, given_, there = ((labels == k) & (answers == k)).sum(), (answers == k).sum(), (labels == k).sum()
+        both = ((labels == k) & (answers == k)).sum()
+        given_ = (answers == k).sum()
+        there = (labels == k).sum()
         assert row["count"] == there
         assert row["precision"] == (pytest.approx(both / given_) if given_ else None)
         assert row["recall"] == (pytest.approx(both / there) if there else None)
@@ -30,10 +35,11 @@ def test_figures_are_their_definitions(classes, photos, seed):
 
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_wilson_interval_solves_its_equation(total, share):
-    """Its ends are the true shares p from which what was seen is just 1.96 standard deviations away."""
+    """Its ends are the shares p whose observed share lies exactly 1.96 standard deviations away."""
     right = round(total * share)
     low, high = metrics.wilson_interval(right, total)
-    assert 0 <= low <= right / total + 1e-12 and right / total <= high + 1e-12 <= 1 + 2e-12
+    assert 0 <= low <= right / total + 1e-12
+    assert right / total <= high + 1e-12 <= 1 + 2e-12
     for p in (low, high):
         if 1e-9 < p < 1 - 1e-9:
             assert abs(right / total - p) == pytest.approx(1.96 * (p * (1 - p) / total) ** 0.5, abs=1e-9)
@@ -51,7 +57,7 @@ def report(labels, answers, names):
 def test_description():
     text = metrics.describe(report([0, 0, 0, 1], [0, 0, 1, 1], ["sea", "meadow", "nowhere"]))
     assert text == """
-Accuracy 75.0% on 4 test photos (95 % interval 30.1% to 95.4%; always saying the commonest class: 75.0%)
+Accuracy 75.0% on 4 test photos (95 % interval 30.1% to 95.4%; always guessing the most common class: 75.0%)
 
 class    precision  recall      F1  count
 sea         100.0%   66.7%   80.0%      3
@@ -65,8 +71,9 @@ meadow         ·        1        ·
 nowhere        ·        ·        ·"""
 
 
-def test_description_of_many_classes_names_the_commonest_mistakes():
+def test_description_of_many_classes_names_the_most_common_mistakes():
     names = [f"class {k}" for k in range(21)]
     text = metrics.describe(report([3, 3, 3, 4, 5], [7, 7, 3, 4, 6], names))
-    assert text.endswith("Commonest mistakes:\n     2 x class 3 taken for class 7\n     1 x class 5 taken for class 6")
-    assert "among the three likeliest" in text
+    assert text.endswith(
+        "Most common mistakes:\n     2 x class 3 taken for class 7\n     1 x class 5 taken for class 6")
+    assert "Top-3 accuracy: " in text

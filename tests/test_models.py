@@ -1,5 +1,7 @@
 """Whole networks: their size, their torch.nn twins, and that they learn."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,31 +9,40 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scene.models import CNN, FCNN
-from scene.nn.activation import ReLU
-from scene.nn.conv import Conv2d
-from scene.nn.layer import Network
-from scene.nn.linear import Flatten, Linear
+from scene.learn.optim import SGD, Muon
+from scene.models import CNN, FCNN, MODES
+from scene.nn.dropout import Dropout
+from scene.nn.fold import fold
+from scene.nn.layer import Sequential
+from scene.nn.linear import Linear
 from scene.nn.loss import CrossEntropy
 from scene.nn.normalize import Normalize
-from scene.nn.pool import MaxPool2d
-from scene.optim import SGD, Muon
+from tests import jobs
 from tests.strategies import seeds
-from tests.twins import twin
+from tests.twins import TWINS, layer_classes, original_cnn, original_fcnn, twin
+
+every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def original_fcnn():
-    """The network that Scene began with: 3072-25-1000-5."""
-    return Network(Normalize(), Flatten(), Linear(3072, 25), ReLU(), Linear(25, 1000), ReLU(), Linear(1000, 5))
-
-
-def original_cnn():
-    """Two 5x5 convolutions with 6 and 16 channels, on 32x32."""
-    return Network(Normalize(), Conv2d(3, 6, 5), MaxPool2d(2), ReLU(), Conv2d(6, 16, 5), MaxPool2d(2), ReLU(), Flatten(), Linear(400, 5))
+def make(mode, *arguments, dropout=False):
+    """A network of this mode, not started yet. By default its dropout layers are switched off."""
+    network = MODES[mode].network(*arguments)
+    for _, layer in network.walk():
+        if isinstance(layer, Dropout) and not dropout:
+            layer.rate = 0
+    return network
 
 
 def start(network, seed=0):
     return network.start(torch.Generator().manual_seed(seed))
+
+
+def randomize(network):
+    """Moves every parameter and statistic away from where it starts, so that none is 0 or 1."""
+    generator = torch.Generator().manual_seed(0)
+    network.params += torch.rand(network.size, generator=generator) / 100
+    network.state += torch.rand(network.state_size, generator=generator) / 4
+    return network
 
 
 def photos(n, size, classes, seed=0):
@@ -52,10 +63,46 @@ def test_parameter_counts():
     assert original_cnn().size == 5 * 5 * 3 * 6 + 6 + 5 * 5 * 6 * 16 + 16 + 5 * 5 * 16 * 5 + 5
 
 
-@pytest.mark.parametrize("make, size", [(original_fcnn, 32), (original_cnn, 32), (lambda: FCNN(5, dropout=0), 24), (lambda: CNN(5), 80)],
-                         ids=["original FCNN", "original CNN", "FCNN", "CNN"])
-def test_losses_are_those_of_the_twin_for_twenty_steps(make, size):
-    ours = start(make())
+@every_mode
+def test_a_network_begins_with_normalize_and_ends_in_linear(mode):
+    network = make(mode, 7)
+    first, *_, last = network.layers
+    assert type(first) is Normalize and first.channels == 3
+    assert type(last) is Linear and last.outputs == 7
+
+
+@every_mode
+def test_a_network_is_made_again_from_its_architecture(mode):
+    network = make(mode, 7, 40)
+    assert network.image_size == network.architecture["image_size"] == 40
+    architecture = json.loads(json.dumps(network.architecture))
+    again = MODES[mode].network(7, **architecture)
+    assert again.architecture == network.architecture == architecture
+    assert [repr(layer) for layer in again.layers] == [repr(layer) for layer in network.layers]
+
+
+def test_every_layer_has_a_twin():
+    assert {cls for cls in layer_classes().values() if not issubclass(cls, Sequential)} == TWINS.keys()
+
+
+@every_mode
+@pytest.mark.parametrize("change", [lambda network: network, fold], ids=["as trained", "folded"])
+def test_evaluation_is_that_of_the_twin(mode, change):
+    network = change(randomize(start(make(mode, 5, dropout=True))))
+    pixels, _ = photos(3, MODES[mode].image_size, 5)
+    with torch.no_grad():
+        wanted = twin(network).eval()(pixels)
+    torch.testing.assert_close(network.forward(pixels), wanted, atol=1e-4, rtol=1e-4)
+
+
+NETWORKS = {"original FCNN": (original_fcnn, 32), "original CNN": (original_cnn, 32)} | {
+    mode: (lambda mode=mode: make(mode, 5), entry.image_size) for mode, entry in MODES.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_losses_are_those_of_the_twin_for_twenty_steps(name):
+    build, size = NETWORKS[name]
+    ours = start(build())
     theirs = twin(ours).train()
     loss, optimizer = CrossEntropy(0.1), SGD(ours, decay=0)
     their_optimizer = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9, nesterov=True)
@@ -71,37 +118,48 @@ def test_losses_are_those_of_the_twin_for_twenty_steps(make, size):
         torch.testing.assert_close(value, their_value.detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("network", [FCNN(4, 16, dropout=0), CNN(4, 32)], ids=["FCNN", "CNN"])
-def test_one_batch_can_be_learnt_by_heart(network):
-    start(network)
+def memorises(network, pixels, labels, steps=60):
     loss, optimizer = CrossEntropy(), SGD(network)
-    pixels, labels = photos(16, network.image_size, 4)
-    for _ in range(60):
+    for _ in range(steps):
         loss.forward(network.forward(pixels, training=True), labels)
         network.backward(loss.backward())
         optimizer.step(0.02)
-    assert torch.equal(network.forward(pixels, training=True).argmax(1), labels)
+    return torch.equal(network.forward(pixels, training=True).argmax(1), labels)
 
 
-@pytest.mark.parametrize("network", [FCNN(3, dropout=0), CNN(3)], ids=["FCNN", "CNN"])
-def test_a_step_makes_nothing_on_another_device(network):
-    """torch's device `meta` computes shapes only, but like a GPU it refuses to meet arrays of the CPU."""
+@every_mode
+def test_every_network_learns(mode):
+    pixels, labels = jobs.photos(16, 32, 3)         # brighter and darker noise
+    assert memorises(start(make(mode, 3, 32)), pixels, labels)
+
+
+@pytest.mark.parametrize("network", [FCNN(4, 16, dropout=0), CNN(4, 32)], ids=["FCNN", "CNN"])
+def test_a_batch_of_noise_can_be_memorised(network):
+    """Memorising noise takes many weights, so this is not a test for every network."""
+    assert memorises(start(network), *photos(16, network.image_size, 4))
+
+
+@every_mode
+def test_a_step_creates_no_array_on_another_device(mode):
+    """torch's device `meta` computes shapes only. Like a GPU, it refuses to mix with arrays on the CPU."""
     def vector(size):
         return torch.empty(size, device="meta")
 
+    network = make(mode, 3)
     network.place(vector(network.size), vector(network.state_size), vector(network.size))
-    loss, optimizer, pixels = CrossEntropy(0.1), Muon(network), vector((4, network.image_size, network.image_size, 3)).byte()
+    pixels = vector((4, network.image_size, network.image_size, 3)).byte()
+    loss, optimizer = CrossEntropy(0.1), Muon(network)
     value = loss.forward(network.forward(pixels, training=True), vector(4).long())
     network.backward(loss.backward())
     optimizer.step(0.1)
-    network.freeze()
     assert value.is_meta and network.forward(pixels).is_meta
+    assert fold(network).forward(pixels).is_meta
 
 
-@given(st.sampled_from([FCNN, CNN]), st.integers(2, 300), st.integers(8, 100), seeds)
+@given(st.sampled_from(list(MODES)), st.integers(2, 300), st.integers(8, 100), seeds)
 @settings(max_examples=25)
-def test_any_number_of_classes_and_any_image_size(kind, classes, size, seed):
-    network = start(kind(classes, size), seed)
+def test_any_number_of_classes_and_any_image_size(mode, classes, size, seed):
+    network = start(make(mode, classes, size, dropout=True), seed)
     pixels, _ = photos(2, size, classes, seed)
     z = network.forward(pixels, training=True)
     assert z.shape == (2, classes) and z.isfinite().all()
@@ -109,9 +167,9 @@ def test_any_number_of_classes_and_any_image_size(kind, classes, size, seed):
     assert network.grads.isfinite().all()
 
 
-@pytest.mark.parametrize("network", [FCNN(7), CNN(7)], ids=["FCNN", "CNN"])
-def test_numpy_predicts_what_torch_predicts(network):
-    start(network)
+@every_mode
+def test_numpy_predicts_what_torch_predicts(mode):
+    network = start(make(mode, 7, dropout=True))
     pixels, _ = photos(3, network.image_size, 7)
     z = network.forward(pixels.byte())
     network.place(network.params.numpy(), network.state.numpy())

@@ -1,3 +1,5 @@
+"""scene/answer/classifier.py and the command that asks it, scene/predict.py."""
+
 import io
 import json
 import subprocess
@@ -8,27 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from scene import modelfile, photo
-from scene.models import FCNN
+from scene.answer import modelfile
+from scene.answer.classifier import BATCH_PIXELS, Classifier
+from scene.models import MODES
 from scene.nn.loss import softmax
-from scene.predict import Classifier
+from scene.photos.decode import decode
+from tests.asking import CLASSES, model_file, small_network
 
-CLASSES = ["sea", "meadow", "road"]
-
-
-def card(network, mirror=True):
-    return {"mode": "FCNN", "classes": CLASSES, "architecture": network.architecture, "fit": "stretch", "mirror": mirror}
+every_mode = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.fixture
-def network():
-    return FCNN(3, 16).start(torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def model(network, tmp_path):
-    modelfile.save(tmp_path / "model_FCNN", network, card(network))
-    return tmp_path / "model_FCNN"
+def model(tmp_path):
+    path = tmp_path / "model_FCNN"
+    model_file(small_network("FCNN"), "FCNN", path)
+    return path
 
 
 def picture(seed=0, size=(40, 30)):
@@ -42,35 +38,42 @@ def pixels(n):
     return np.random.default_rng(1).integers(256, size=(n, 16, 16, 3), dtype=np.uint8)
 
 
-def test_probabilities_are_those_of_photo_and_mirror_image(network):
-    x = pixels(300)                                         # more than one batch
+@every_mode
+def test_probabilities_are_those_of_photo_and_mirror_image(mode):
+    network = small_network(mode)
+    network.place(network.params.double(), network.state.double())
+    card = modelfile.make_card(network, mode, CLASSES)
+    x = pixels(BATCH_PIXELS // 16 ** 2 + 50)                # more than one batch
     t = torch.from_numpy(x)
     z = (network.forward(t) + network.forward(t.flip(2))) / 2
-    p = Classifier(network, card(network)).probabilities(x)
-    assert p.dtype == np.float32 and p.shape == (300, 3)
-    np.testing.assert_allclose(p, softmax(z).numpy(), atol=1e-6)
-    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-    alone = Classifier(network, card(network, mirror=False)).probabilities(x)
-    np.testing.assert_allclose(alone, softmax(network.forward(t)).numpy(), atol=1e-6)
+    p = Classifier(network, card).probabilities(x)
+    assert p.shape == (len(x), 3)
+    np.testing.assert_allclose(p, softmax(z).numpy(), rtol=1e-10)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-10)
+    alone = Classifier(network, card | {"mirror": False}).probabilities(x)
+    np.testing.assert_allclose(alone, softmax(network.forward(t)).numpy(), rtol=1e-10)
 
 
-def test_numpy_and_torch_agree(model):
+@every_mode
+def test_numpy_and_torch_agree(mode, tmp_path):
     x = pixels(5)
-    network, its_card = modelfile.load(model.read_bytes())
-    network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
-    np.testing.assert_allclose(Classifier.open(model).probabilities(x), Classifier(network, its_card).probabilities(x), atol=1e-5)
+    data = model_file(small_network(mode), mode, tmp_path / "model")
+    on_numpy, on_torch = (Classifier.load(data, arrays).probabilities(x) for arrays in ("numpy", "torch"))
+    assert on_numpy.dtype == on_torch.dtype == np.float32
+    np.testing.assert_allclose(on_numpy, on_torch, atol=1e-5)
 
 
 def test_classify_is_decode_and_probabilities(model):
     classifier = Classifier.open(model)
     answer = classifier.classify(picture())
-    p = classifier.probabilities(photo.decode(picture(), 16)[None])[0]
+    p = classifier.probabilities(decode(picture(), 16)[None])[0]
     assert answer == {CLASSES[k]: float(p[k]) for k in range(3)}
     assert list(answer.values()) == sorted(answer.values(), reverse=True)
 
 
 def predict(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "scene.predict", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    command = [sys.executable, "-m", "scene.predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def test_command_prints_every_class_for_every_photo(model, tmp_path):
@@ -88,12 +91,15 @@ def test_command_prints_every_class_for_every_photo(model, tmp_path):
 
 
 def test_command_prints_json(model, tmp_path):
-    (tmp_path / "one.png").write_bytes(picture())
-    result = predict(tmp_path / "one.png", tmp_path / "none.png", "--model", model, "--json")
+    one = tmp_path / "one.png"
+    none = tmp_path / "none.png"
+    one.write_bytes(picture())
+    result = predict(one, none, "--model", model, "--json")
     answer = Classifier.open(model).classify(picture())
     first, second = map(json.loads, result.stdout.splitlines())
-    assert first == {"photo": str(tmp_path / "one.png"), "scene": next(iter(answer)), "probabilities": pytest.approx(answer, abs=1e-6)}
-    assert second == {"photo": str(tmp_path / "none.png"), "error": "cannot be read: No such file or directory"}
+    assert first == {"photo": str(one), "scene": next(iter(answer)),
+                     "probabilities": pytest.approx(answer, abs=1e-6)}
+    assert second == {"photo": str(none), "error": "cannot be read: No such file or directory"}
     assert result.returncode == 2
 
 
@@ -109,13 +115,11 @@ def test_a_bad_photo_is_a_sentence_and_the_others_are_answered(model, tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    (None, "No such file or directory."),
-    (b"no model", "is not a usable model: it is not a model file."),
+    (None, "model: No such file or directory.\n"),
+    (b"no model", "model is not a usable model: it is not a model file.\n"),
 ])
 def test_a_bad_model_is_a_sentence(content, message, tmp_path):
-    path = tmp_path / "model"
     if content:
-        path.write_bytes(content)
-    result = predict("photo.jpg", "--model", path)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr in (f"{path}: {message}\n", f"{path} {message}\n")
+        (tmp_path / "model").write_bytes(content)
+    result = predict("photo.jpg", "--model", "model", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", message)

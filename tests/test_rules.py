@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scene.learn.loop import train
 from scene.models import CNN, FCNN
-from scene.train import Settings, train
+from tests.jobs import make_settings
 
 SCENE = Path(__file__).parent.parent / "scene"
 FILES = sorted(SCENE.rglob("*.py"))
@@ -84,17 +85,17 @@ def test_no_fused_layer_runs_and_no_autograd(network, monkeypatch):
     def forbidden(*arguments, **names):
         raise AssertionError("autograd was used")
 
-    monkeypatch.setattr("scene.parallel.cores", lambda: 1)      # all of it in this process, to be seen
+    monkeypatch.setattr("scene.processes.cores", lambda: 1)      # all of it in this process, to be seen
     monkeypatch.setattr(torch.Tensor, "backward", forbidden)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (8, 32, 32, 3), generator=generator, dtype=torch.uint8)
     with Recorder() as recorder:
-        train(network, pixels, torch.arange(8) % 3, Settings(epochs=1, learning_rate=0.01))
+        train(network, pixels, torch.arange(8) % 3, make_settings(epochs=1, learning_rate=0.01))
     assert not network.params.requires_grad
     assert "mm" in recorder.names
     assert not [name for name in recorder.names if any(word in name for word in FUSED)]
 
 
 def test_prediction_imports_no_torch():
-    script = "import sys, scene.predict, scene.folder, scene.metrics; print('torch' in sys.modules, 'scene.nn.conv' in sys.modules)"
+    script = "import sys, scene, scene.answer.endpoint, scene.photos.folder, scene.answer.metrics, scene.learn.recipe; scene.Classifier; print('torch' in sys.modules, 'scene.nn.conv' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False True\n"

@@ -1,78 +1,24 @@
-"""The endpoint in AWS's own runtime client, in Python 3.13, from nothing but the built zips; its models in a real S3 server (moto)."""
+"""The built zips in AWS's own runtime client, in Python 3.13 and with nothing else; models from S3 (moto)."""
 
 import base64
 import json
 import shutil
 import socket
 import subprocess
-import zlib
 
 import pytest
 
-boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
-server = pytest.importorskip("moto.server", reason="needs pip install -e '.[cloud]'")
+from samples import samples
+from scene.answer.classifier import Classifier
+from scene.answer.endpoint import STATUS
+from scene.models import MODES
+from tests.runtime import ROOT, free_port, read_files, serve_s3
 
-from samples import samples  # noqa: E402
-from scene.endpoint import STATUS  # noqa: E402
-from scene.predict import Classifier  # noqa: E402
-from tests.runtime import ROOT, Function, install_client  # noqa: E402
+pytest.importorskip("moto", reason="needs pip install -e '.[cloud]'")
 
 OCEAN = (ROOT / "datasets/test/ocean/ocean_000.jpg").read_bytes()
 ROAD = (ROOT / "datasets/test/road/road_000.jpg").read_bytes()
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def serve_s3(port, models):
-    """Starts S3 with the bucket "models" in it. The caller stops it."""
-    moto = server.ThreadedMotoServer("127.0.0.1", port, verbose=False)
-    moto.start()
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
-                          aws_access_key_id="key", aws_secret_access_key="secret")
-    client.create_bucket(Bucket="models")
-    for path in models.iterdir():
-        client.upload_file(str(path), "models", path.name)
-    client.put_object(Bucket="models", Key="no_model", Body=b"<html>")
-    return moto
-
-
-@pytest.fixture(scope="session")
-def client(request, python313):
-    """A folder with the runtime client, kept from one run of the tests to the next."""
-    versions = zlib.crc32((ROOT / "constraints.txt").read_bytes())
-    folder = request.config.cache.mkdir("lambda-runtime") / f"{versions:08x}"
-    if not folder.exists():
-        try:
-            install_client(python313, folder)
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"the runtime client cannot be installed: {error.stderr.strip().splitlines()[-1]}")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def s3(models):
-    port = free_port()
-    moto = serve_s3(port, models)
-    yield f"http://127.0.0.1:{port}"
-    moto.stop()
-
-
-@pytest.fixture(scope="session")
-def make(python313, bundle, client, tmp_path_factory):
-    """make(AWS_ENDPOINT_URL_S3=…) -> a Function from the built zips."""
-    folder = tmp_path_factory.mktemp("logs")
-
-    def make(code=bundle / "code", timeout=30, **environment):
-        log = folder / f"{len(list(folder.iterdir()))}.log"
-        log.touch()
-        environment = {"SCENE_BUCKET": "models", "OMP_NUM_THREADS": "1"} | environment
-        return Function(python313, code, [bundle / "layer/python", client], environment, log, timeout=timeout)
-
-    return make
+DECODE = "scene/photos/decode"
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +33,12 @@ def request(mode="CNN", photo=OCEAN):
 
 def proxy(body):
     """API Gateway's event for a POST with this body."""
-    return {"resource": "/get_scene", "path": "/get_scene", "httpMethod": "POST", "headers": {}, "body": body, "isBase64Encoded": False,
-            "requestContext": {"requestId": "of-the-gateway", "stage": "prod"}}
+    return {"resource": "/get_scene", "path": "/get_scene", "httpMethod": "POST", "headers": {}, "body": body,
+            "isBase64Encoded": False, "requestContext": {"requestId": "of-the-gateway", "stage": "prod"}}
 
 
 def answer(result):
-    """What the handler answered directly: it must have answered."""
+    """The handler's answer to a direct invocation, which must not have failed."""
     assert not result.failed, result
     return result.payload
 
@@ -104,12 +50,13 @@ def log_lines(function):
 # Answers
 
 
-@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_same_probabilities_as_here(function, models, mode):
     for photo in OCEAN, ROAD, samples()["jpeg turned"], samples()["png grey, 16 bits"]:
         expected = Classifier.open(models / f"model_{mode}").classify(photo)
-        for got in answer(function.invoke(request(mode, photo))), json.loads(
-                answer(function.invoke(proxy(json.dumps(request(mode, photo)))))["body"]):
+        direct = answer(function.invoke(request(mode, photo)))
+        through_gateway = answer(function.invoke(proxy(json.dumps(request(mode, photo)))))
+        for got in direct, json.loads(through_gateway["body"]):
             assert (got["scene"], got["mode"]) == (next(iter(expected)), mode)
             assert got["probabilities"] == pytest.approx(expected, abs=1e-5)
 
@@ -157,20 +104,21 @@ def test_s3_is_down_and_comes_back(make, models):
     port = free_port()
     with make(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}") as function:
         assert answer(function.invoke(request()))["error"]["code"] == "storage_unreachable"
-        moto = serve_s3(port, models)
+        moto, _ = serve_s3(read_files(models), port)
         try:
             assert "scene" in answer(function.invoke(request()))
         finally:
             moto.stop()
-        assert "scene" in answer(function.invoke(request()))              # it needs S3 no more
+        assert "scene" in answer(function.invoke(request()))        # from memory
         assert [line["status"] for line in log_lines(function)] == [503, 200, 200]
 
 
 def test_what_nobody_foresaw_is_a_500_whose_trace_is_in_the_log(make, s3, bundle, tmp_path):
     shutil.copytree(bundle / "code", tmp_path / "code")
-    (tmp_path / "code/scene/photo.pyc").unlink()
-    source = (ROOT / "scene/photo.py").read_text(encoding="utf-8")
-    (tmp_path / "code/scene/photo.py").write_text(source + "\n\ndef decode(*_):\n    raise RuntimeError('a secret')\n", encoding="utf-8")
+    (tmp_path / f"code/{DECODE}.pyc").unlink()
+    source = (ROOT / f"{DECODE}.py").read_text(encoding="utf-8")
+    source += "\n\ndef decode(*_):\n    raise RuntimeError('a secret')\n"
+    (tmp_path / f"code/{DECODE}.py").write_text(source, encoding="utf-8")
     with make(code=tmp_path / "code", AWS_ENDPOINT_URL_S3=s3) as function:
         result = answer(function.invoke(request()))
         assert result["error"]["code"] == "internal_error" and "secret" not in json.dumps(result)
@@ -182,13 +130,15 @@ def test_what_nobody_foresaw_is_a_500_whose_trace_is_in_the_log(make, s3, bundle
 
 def test_one_line_of_json_for_each_request_and_never_the_photo(make, s3):
     with make(AWS_ENDPOINT_URL_S3=s3) as function:
-        ids = [answer(function.invoke(event))["requestId"] for event in (request(), request("FCNN"), request(photo=OCEAN[:-999]))]
+        events = request(), request("FCNN"), request(photo=OCEAN[:-999])
+        ids = [answer(function.invoke(event))["requestId"] for event in events]
         lines = log_lines(function)
     assert [line["requestId"] for line in lines] == ids
     assert [line["cold"] for line in lines] == [True, False, False]
     assert [(line["mode"], line["status"]) for line in lines] == [("CNN", 200), ("FCNN", 200), ("CNN", 400)]
     for line in lines:
-        metrics = {metric["Name"] for directive in line["_aws"]["CloudWatchMetrics"] for metric in directive["Metrics"]}
+        directives = line["_aws"]["CloudWatchMetrics"]
+        metrics = {metric["Name"] for directive in directives for metric in directive["Metrics"]}
         assert metrics == {"Latency", "ColdStart", "Error"} <= set(line)
         assert len(json.dumps(line)) < 1500
     text = function.log.read_text()
@@ -196,16 +146,17 @@ def test_one_line_of_json_for_each_request_and_never_the_photo(make, s3):
 
 
 def test_past_its_deadline_the_process_is_thrown_away_and_the_next_request_starts_another(make, models):
-    with socket.create_server(("127.0.0.1", 0)) as silent:          # it takes the connection, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:          # accepts the connection and never answers
         port = silent.getsockname()[1]
         function = make(timeout=1, AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}")
         with function:
             payload, failed = function.invoke(request())
-            assert failed and payload["errorType"] == "Sandbox.Timedout" and "timed out after 1.00 seconds" in payload["errorMessage"]
+            assert failed and payload["errorType"] == "Sandbox.Timedout"
+            assert "timed out after 1.00 seconds" in payload["errorMessage"]
             assert function.process is None
             silent.close()
             function.timeout = 30
-            moto = serve_s3(port, models)
+            moto, _ = serve_s3(read_files(models), port)
             try:
                 assert "scene" in answer(function.invoke(request()))
             finally:
@@ -220,7 +171,7 @@ def test_past_its_deadline_the_process_is_thrown_away_and_the_next_request_start
 ])
 def test_a_wrong_setting_is_an_error_of_the_initialisation(make, s3, environment, sentence):
     with make(AWS_ENDPOINT_URL_S3=s3, **environment) as function:
-        for _ in range(2):                                          # every request tries again, and hears the same
+        for _ in range(2):                                          # each request tries it again
             payload, failed = function.invoke(request())
             assert failed and sentence in payload["errorMessage"], payload
         assert sentence in function.log.read_text()
@@ -228,10 +179,11 @@ def test_a_wrong_setting_is_an_error_of_the_initialisation(make, s3, environment
 
 def test_an_incomplete_zip_is_an_error_of_the_initialisation(make, s3, bundle, tmp_path):
     shutil.copytree(bundle / "code", tmp_path / "code")
-    (tmp_path / "code/scene/photo.pyc").unlink()
+    (tmp_path / f"code/{DECODE}.pyc").unlink()
     with make(code=tmp_path / "code", AWS_ENDPOINT_URL_S3=s3) as function:
         payload, failed = function.invoke(request())
-        assert failed and payload["errorType"] == "Runtime.ImportModuleError" and "get_scene" in payload["errorMessage"]
+        assert failed and payload["errorType"] == "Runtime.ImportModuleError"
+        assert "get_scene" in payload["errorMessage"]
 
 
 def test_a_process_that_dies_is_replaced(make, s3):
@@ -246,7 +198,8 @@ def test_a_process_that_dies_is_replaced(make, s3):
 
 def test_no_torch_and_nothing_else_of_this_python_is_there(python313, bundle, client):
     script = "import get_scene, sys; print('torch' in sys.modules, sys.version_info[:2]); import torch"
-    result = subprocess.run([python313, "-S", "-c", script], capture_output=True, text=True, cwd=bundle / "code", env={
-        "PYTHONPATH": f"{bundle / 'code'}:{bundle / 'layer/python'}:{client}", "SCENE_BUCKET": "b", "AWS_REGION": "eu-central-1",
-        "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    environment = {"PYTHONPATH": f"{bundle / 'code'}:{bundle / 'layer/python'}:{client}", "SCENE_BUCKET": "b",
+                   "AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    command = [python313, "-S", "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=bundle / "code", env=environment)
     assert result.stdout == "False (3, 13)\n" and "No module named 'torch'" in result.stderr

@@ -1,4 +1,4 @@
-"""scene/serve.py: a real server process, real connections, polite clients and others."""
+"""scene/serve.py: a real server process, real connections, well-behaved clients and others."""
 
 import base64
 import http.client
@@ -16,87 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scene import photo
-from scene.models import CNN, FCNN
-from scene.predict import Classifier
-from tests.test_endpoint import OCEAN, body, check, model_file, small_network
-
-GOOD = body("CNN")
-
-
-class Server:
-    """A process of scene.serve on a free port, with constants of the module changed as given."""
-
-    def __init__(self, folder, *arguments, **constants):
-        change = "".join(f"serve.{name} = {value}; " for name, value in constants.items())
-        program = f"import sys; from scene import command, serve; {change}sys.exit(command.run(serve.run, serve.parse(None)))"
-        self.log, self.errors = folder / "log", folder / "errors"
-        with open(self.log, "wb") as log, open(self.errors, "wb") as errors:
-            self.process = subprocess.Popen([sys.executable, "-c", program, "--port", "0", *map(str, arguments)], stdout=log, stderr=errors)
-        self.until(lambda: "curl" in self.log.read_text())
-        self.greeting = self.log.read_text()
-        self.port = int(re.search(r":(\d+)/get_scene", self.greeting)[1])
-
-    def until(self, true):
-        deadline = time.monotonic() + 30
-        while not true():
-            assert time.monotonic() < deadline and self.process.poll() is None, self.errors.read_text()
-            time.sleep(0.02)
-
-    def lines(self):
-        """The lines of its log."""
-        return [json.loads(line) for line in self.log.read_text()[len(self.greeting):].splitlines()]
-
-    def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def ask(self, data=GOOD, method="POST", path="/get_scene", connection=None):
-        """(status, answer), checked; closes the connection unless it was given one."""
-        client = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        client.request(method, path, data)
-        response = client.getresponse()
-        text = response.read().decode()
-        check(response.status, text, json.loads(text)["requestId"])
-        assert response.headers["Content-Type"] == "application/json"
-        if connection is None:
-            client.close()
-        return response.status, json.loads(text)
-
-    def send(self, data):
-        """Raw bytes -> (status, headers, answer) of the first reply, and all bytes behind it until the server hangs up."""
-        with self.connect() as connection:
-            connection.sendall(data)
-            return receive(connection)
-
-    def stop(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        return self.process.wait(20)
-
-
-def receive(connection):
-    data = b""
-    while piece := connection.recv(1 << 16):
-        data += piece
-    head, _, rest = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    text, rest = rest[:int(headers["Content-Length"])].decode(), rest[int(headers["Content-Length"]):]
-    status = int(first.split()[1])
-    check(status, text, json.loads(text)["requestId"])
-    return status, headers, json.loads(text), rest
+from scene.answer.classifier import Classifier
+from scene.models import MODES
+from scene.photos.decode import REMOTE
+from tests.asking import GOOD, OCEAN, Server, body, model_files, receive, request
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
+    """{mode: path of a model file}, the CNN's first."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in (FCNN, CNN):
-        model_file(small_network(kind), folder / f"model_{kind.mode}")
-    return [folder / "model_CNN", folder / "model_FCNN"]
+    modes = sorted(model_files(folder), key=lambda mode: mode != "CNN")
+    return {mode: folder / f"model_{mode}" for mode in modes}
 
 
 @pytest.fixture(scope="module")
 def server(paths, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"), "--model", *paths)
+    server = Server(tmp_path_factory.mktemp("server"), "--model", *paths.values())
     yield server
     assert server.stop() == 143
     assert server.errors.read_text() == ""
@@ -104,11 +40,11 @@ def server(paths, tmp_path_factory):
 
 @pytest.fixture
 def strict(paths, tmp_path):
-    """strict(NAME=value) -> a Server with other limits."""
+    """strict(NAME=value) -> a Server of the CNN with other limits."""
     servers = []
 
     def start(**constants):
-        servers.append(Server(tmp_path, "--model", paths[0], **constants))
+        servers.append(Server(tmp_path, "--model", paths["CNN"], **constants))
         return servers[-1]
 
     yield start
@@ -117,18 +53,13 @@ def strict(paths, tmp_path):
         assert server.errors.read_text() == ""
 
 
-def request(head="", data=GOOD, length=None):
-    length = len(data) if length is None else length
-    return f"POST /get_scene HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data
-
-
 # Answers
 
 
-@pytest.mark.parametrize("mode", ["FCNN", "CNN"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_answer_is_the_classifiers(mode, server, paths):
     status, answer = server.ask(body(mode))
-    expected = Classifier.open(paths[0].parent / f"model_{mode}").classify(OCEAN, photo.REMOTE)
+    expected = Classifier.open(paths[mode]).classify(OCEAN, REMOTE)
     assert (status, answer["mode"], answer["scene"]) == (200, mode, next(iter(expected)))
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
 
@@ -160,7 +91,8 @@ def test_two_requests_at_once_on_a_connection(server):
 def test_many_at_once(server):
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: server.ask(), range(60)))
-    assert {status for status, _ in answers} == {200} and len({answer["requestId"] for _, answer in answers}) == 60
+    assert {status for status, _ in answers} == {200}
+    assert len({answer["requestId"] for _, answer in answers}) == 60
 
 
 def test_a_client_that_asks_before_it_sends(server):
@@ -185,13 +117,14 @@ def test_a_line_of_log_for_each_request(server):
 # Refusals
 
 
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 REFUSED = {
     "another path": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
     "another path and method": (b"GET /favicon.ico HTTP/1.1\r\n\r\n", 404, "not_found"),
     "GET": (b"GET /get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "a new method": (b"BREW /get_scene?milk HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "no length": (b"POST /get_scene HTTP/1.1\r\n\r\n" + GOOD, 411, "length_required"),
-    "chunked": (request("Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"), 411, "length_required"),
+    "chunked": (request("Transfer-Encoding: chunked\r\n", CHUNKS), 411, "length_required"),
     "two lengths": (request("Content-Length: 5\r\n"), 400, "bad_request"),
     "a negative length": (request(length=-1), 400, "bad_request"),
     "a length in words": (request(length="many"), 400, "bad_request"),
@@ -210,7 +143,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_ends_the_connection(name, server):
-    """What follows on it might be half a body, so nobody may take it for a request."""
+    """The next bytes may be the rest of a body, so the server must not take them for a request."""
     data, expected, code = REFUSED[name]
     with server.connect() as connection:
         connection.sendall(data + request())
@@ -238,7 +171,7 @@ def test_a_mode_without_a_model(strict):
 
 
 def drip(connection, data):
-    """Sends a byte now and then until the server has had enough; returns how many that were."""
+    """Sends a byte now and then until the server hangs up. Returns how many it sent."""
     for i in range(100):
         try:
             connection.sendall(data[i:i + 1])
@@ -261,10 +194,10 @@ def test_a_slow_header_ends_the_connection(hasty):
 
 def test_silence_ends_the_connection(hasty):
     with hasty.connect() as connection:
-        assert connection.recv(10) == b""                   # before the first request
+        assert connection.recv(10) == b""                   # silence before the first request
     with hasty.connect() as connection:
         connection.sendall(request())
-        assert receive(connection)[0] == 200                # and after one
+        assert receive(connection)[0] == 200                # and after a request
 
 
 def test_a_slow_body_is_told_so(hasty):
@@ -281,29 +214,29 @@ def test_a_slow_body_is_told_so(hasty):
 def test_a_body_shorter_than_announced(hasty):
     with hasty.connect() as connection:
         connection.sendall(request(length=len(GOOD) + 1))
-        assert receive(connection)[0] == 408                # who keeps the line open, waits
+        assert receive(connection)[0] == 408                # after a wait, while the client may still send
     with hasty.connect() as connection:
         connection.sendall(request(length=len(GOOD) + 1))
         connection.shutdown(socket.SHUT_WR)
-        status, _, answer, _ = receive(connection)          # who does not, knows at once
+        status, _, answer, _ = receive(connection)          # at once, when it cannot
     assert (status, answer["error"]["code"]) == (400, "bad_request")
 
 
 def test_clients_that_hang_up(hasty):
     for data in (b"", b"POST", request()[:60], request()[:-10], request(), request(data=bytes(9_000_000))):
-        for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):     # politely; with a reset
+        for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):     # a normal close, and a reset
             with hasty.connect() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 connection.sendall(data[:100_000])
     assert hasty.ask()[0] == 200
-    assert not [line for line in hasty.lines() if "error" in line]      # their doing is no error of ours
+    assert not [line for line in hasty.lines() if "error" in line]      # none of it is an error of ours
 
 
 def test_only_so_many_connections(strict):
     server = strict(THREADS=7)
     server.ask()
     held = [server.connect() for _ in range(5)]
-    with server.connect() as connection:                    # one more is turned away at once, without a word from it
+    with server.connect() as connection:                    # one more is refused before it sends anything
         status, headers, answer, _ = receive(connection)
     assert (status, headers["Retry-After"], answer["error"]["code"]) == (503, "1", "too_busy")
     for connection in held:
@@ -317,39 +250,46 @@ def test_only_so_many_bytes(strict):
     with server.connect() as slow:
         slow.sendall(request(data=GOOD, length=6_000_000))
         server.until(lambda: server.ask(b" " * 2_500_000)[0] == 503)
-        assert server.ask()[0] == 200                       # there is room for a smaller one
+        assert server.ask()[0] == 200                       # there is room for a smaller request
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.request("POST", "/get_scene", b" " * 2_500_000)
         response = connection.getresponse()
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
         connection.close()
-    server.until(lambda: server.ask(b" " * 2_500_000)[0] == 400)        # room again: no JSON, but read
+    server.until(lambda: server.ask(b" " * 2_500_000)[0] == 400)        # read again, but not JSON
 
 
 # Start and end
 
 
 def serve(*arguments):
-    done = subprocess.run([sys.executable, "-m", "scene.serve", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    """(exit code, stderr) of a server that does not start."""
+    command = [sys.executable, "-m", "scene.serve", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "" and "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
 
 def test_what_is_wrong_at_the_start_is_a_sentence(paths, server, tmp_path):
-    (tmp_path / "bad").write_text("no model")
-    assert serve("--model", tmp_path / "none") == (2, f"{tmp_path}/none: No such file or directory.\n")
-    assert serve("--model", tmp_path / "bad") == (2, f"{tmp_path}/bad is not a usable model: it is not a model file.\n")
-    assert serve("--model", paths[0], paths[0]) == (2, f"{paths[0]} is the second model of mode CNN: give one of each mode.\n")
-    code, said = serve("--model", *paths, "--port", server.port)
-    assert code == 2 and re.fullmatch(r"Cannot listen at 127\.0\.0\.1, port \d+: .+\. Choose others with --host and --port\.\n", said)
-    code, said = serve("--model", *paths, "--host", "no.such.host.invalid")
+    cnn = paths["CNN"]
+    none = tmp_path / "none"
+    bad = tmp_path / "bad"
+    bad.write_text("no model")
+    assert serve("--model", none) == (2, f"{none}: No such file or directory.\n")
+    assert serve("--model", bad) == (2, f"{bad} is not a usable model: it is not a model file.\n")
+    said = f"{cnn} is the second model of mode CNN: give one for each mode.\n"
+    assert serve("--model", cnn, cnn) == (2, said)
+    code, said = serve("--model", cnn, "--port", server.port)
+    pattern = r"Cannot listen at 127\.0\.0\.1, port \d+: .+\. Choose others with --host and --port\.\n"
+    assert code == 2 and re.fullmatch(pattern, said)
+    code, said = serve("--model", cnn, "--host", "no.such.host.invalid")
     assert code == 2 and said.startswith("Cannot listen at no.such.host.invalid, port 8000: ")
-    assert "65536 is not from 0 to 65535" in serve("--model", *paths, "--port", 65536)[1]
+    assert "65536 is not from 0 to 65535" in serve("--model", cnn, "--port", 65536)[1]
 
 
 @pytest.mark.parametrize("how, code, said", [(signal.SIGINT, 130, "\nStopped.\n"), (signal.SIGTERM, 143, "")])
 def test_it_ends_at_once_and_cleanly(how, code, said, paths, tmp_path):
-    server = Server(tmp_path, "--model", *paths)
+    server = Server(tmp_path, "--model", *paths.values())
     with server.connect() as slow, server.connect():
         slow.sendall(request(length=10_000))
         assert server.ask()[0] == 200
@@ -366,7 +306,7 @@ def resident():
 
 if sys.argv[1] == "tuned":
     tune_memory()
-large = bytearray(20_000_000)       # glibc learns from it that such blocks are usual
+large = bytearray(20_000_000)       # after the first such block, glibc raises its limits
 del large
 large = bytearray(20_000_000)
 small = [bytes(1000) for _ in range(1000)]
@@ -376,7 +316,7 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_what_a_large_photo_took_is_given_back():
     freed = [int(subprocess.check_output([sys.executable, "-c", KEPT, how])) for how in ("tuned", "as it is")]
     assert freed[0] > 19_000_000 > freed[1]

@@ -1,4 +1,4 @@
-"""The templates: what can be told by reading them. What acts on them is in test_deploy.py and test_gateway.py."""
+"""The templates, checked by reading them. test_cloudformation.py and test_gateway.py deploy them."""
 
 import json
 import re
@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from cfnlint.decode import cfn_yaml
 
-import up
-from scene.endpoint import STATUS as HANDLER_CODES
+from cloudformation import up
+from scene.answer.endpoint import STATUS as HANDLER_CODES
+from scene.models import MODES
 from tests import aws
-from tests.gateway import STATUS, Gateway
+from tests.aws import DEPLOYED, TEMPLATE
+from tests.gateway import STATUS, Gateway, listed
 
 FOLDER = aws.ROOT / "cloudformation"
-TEMPLATE = cfn_yaml.load(str(FOLDER / "template.yaml"))
 BUCKET = cfn_yaml.load(str(FOLDER / "bucket.yaml"))
 RESOURCES = TEMPLATE["Resources"]
 GATEWAY_TYPES = ("Resource", "Method", "Model", "GatewayResponse")
@@ -29,16 +30,77 @@ def statements(name):
     return RESOURCES[name]["Properties"]["PolicyDocument"]["Statement"]
 
 
+# template.yaml is edited by hand, and it lists the modes in four places.
+
+def readable():
+    """The ARNs of the objects that the function may read."""
+    return [each["Fn::Sub"] for statement in statements("FunctionPolicy")
+            if statement["Action"] == "s3:GetObject" for each in statement["Resource"]]
+
+
+def modes_of_the_template():
+    """{place: the modes there}."""
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    request, answer = (RESOURCES[model]["Properties"]["Schema"]["properties"]["mode"]["enum"]
+                       for model in ("RequestModel", "AnswerModel"))
+    return {
+        "Function, Environment, Variables":
+            [name.removeprefix("SCENE_KEY_") for name in variables if name.startswith("SCENE_KEY_")],
+        "FunctionPolicy, Resource of s3:GetObject": [arn.rpartition("/model_")[2] for arn in readable()],
+        "RequestModel, Schema, properties, instead of the line there": request,
+        "AnswerModel, Schema, properties, instead of the line there": answer,
+    }
+
+
+def lines_of(modes):
+    """The lines for these modes in each of these places."""
+    variables = [f'SCENE_KEY_{mode}: !Sub "${{AWS::StackName}}/model_{mode}"' for mode in modes]
+    bucket = "arn:${AWS::Partition}:s3:::${Bucket}"
+    objects = [f'- !Sub "{bucket}/${{AWS::StackName}}/model_{mode}"' for mode in modes]
+    enum = [f"mode: {{type: string, enum: [{', '.join(modes)}]}}"]
+    return [variables, objects, enum, enum]
+
+
+def missing_lines(modes):
+    """The lines that the template lacks if these are all the modes, each after its place."""
+    missing = []
+    for i, (place, there) in enumerate(modes_of_the_template().items()):
+        if not set(modes) <= set(there):
+            lines = [line for line in lines_of(modes)[i] if line not in lines_of(there)[i]]
+            missing += [f"  {place}:\n    {line}" for line in lines]
+    return missing
+
+
+def test_the_template_has_every_mode():
+    missing = missing_lines(MODES)
+    assert not missing, "\n".join(
+        ["cloudformation/template.yaml lacks a mode of scene.models.MODES. Add these lines:", *missing])
+
+
+def test_the_template_has_no_mode_that_scene_lacks():
+    assert {mode for modes in modes_of_the_template().values() for mode in modes} <= set(MODES)
+
+
+def test_the_lines_for_a_further_mode_are_all_that_it_needs():
+    """The same lines for the template's own modes are exactly those in which it names a mode."""
+    text = (FOLDER / "template.yaml").read_text(encoding="utf-8")
+    name = re.compile(rf"(?<![A-Za-z])({'|'.join(DEPLOYED)})(?![A-Za-z])")
+    found = [line.strip() for line in text.splitlines() if name.search(line)]
+    assert sorted(found) == sorted(line for lines in lines_of(DEPLOYED) for line in lines)
+    assert len(missing_lines([*DEPLOYED, "NEW"])) == 4
+
+
 def test_cfn_lint_finds_nothing_and_is_told_to_ignore_nothing(tmp_path):
     cfn_lint = Path(sys.executable).parent / "cfn-lint"
     files = [FOLDER / "template.yaml", FOLDER / "bucket.yaml"]
-    result = subprocess.run([cfn_lint, "--include-checks", "I", "--", *files], capture_output=True, text=True, cwd=tmp_path)
+    command = [cfn_lint, "--include-checks", "I", "--", *files]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "")
     assert not any("cfn-lint" in file.read_text() for file in files)
 
 
 def test_the_template_is_small_enough_to_be_sent_as_it_is():
-    assert (FOLDER / "template.yaml").stat().st_size <= 51_200 - 100          # bytes that CloudFormation takes
+    assert (FOLDER / "template.yaml").stat().st_size <= 51_200 - 100          # bytes, CloudFormation's limit
 
 
 def test_every_request_is_signed_and_every_method_the_one():
@@ -47,13 +109,12 @@ def test_every_request_is_signed_and_every_method_the_one():
     assert [method["Properties"]["HttpMethod"] for method in methods.values()] == ["POST"]
 
 
-def test_the_function_may_read_two_objects_and_write_its_log():
-    may = {(action, json.dumps(resource)) for each in statements("FunctionPolicy") for action in listed(each["Action"])
-           for resource in listed(each["Resource"])}
-    log = '{"Fn::Sub": "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${FunctionLogs}:*"}'
-    assert may == {
-        ("s3:GetObject", '{"Fn::Sub": "arn:${AWS::Partition}:s3:::${Bucket}/${AWS::StackName}/model_FCNN"}'),
-        ("s3:GetObject", '{"Fn::Sub": "arn:${AWS::Partition}:s3:::${Bucket}/${AWS::StackName}/model_CNN"}'),
+def test_the_function_may_read_the_models_and_write_its_log():
+    may = {(action, resource["Fn::Sub"]) for each in statements("FunctionPolicy")
+           for action in listed(each["Action"]) for resource in listed(each["Resource"])}
+    bucket = "arn:${AWS::Partition}:s3:::${Bucket}"
+    log = "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${FunctionLogs}:*"
+    assert may == {("s3:GetObject", f"{bucket}/${{AWS::StackName}}/model_{mode}") for mode in DEPLOYED} | {
         ("logs:CreateLogStream", log), ("logs:PutLogEvents", log)}
     assert set(RESOURCES["FunctionRole"]["Properties"]) == {"AssumeRolePolicyDocument"}
     assert set(RESOURCES["Caller"]["Properties"]) == {"UserName"}
@@ -66,16 +127,10 @@ def test_no_statement_allows_a_star():
             assert "*" not in [resource["Fn::Sub"] for resource in listed(each["Resource"])]
 
 
-def listed(value):
-    return value if isinstance(value, list) else [value]
-
-
 def test_the_environment_names_the_objects_that_the_role_may_read():
     variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
-    keys = {variables[f"SCENE_KEY_{mode}"]["Fn::Sub"] for mode in ("FCNN", "CNN")}
-    readable = {each["Fn::Sub"] for statement in statements("FunctionPolicy") if statement["Action"] == "s3:GetObject"
-                for each in statement["Resource"]}
-    assert {f"arn:${{AWS::Partition}}:s3:::${{Bucket}}/{key}" for key in keys} == readable
+    keys = {variables[f"SCENE_KEY_{mode}"]["Fn::Sub"] for mode in DEPLOYED}
+    assert {f"arn:${{AWS::Partition}}:s3:::${{Bucket}}/{key}" for key in keys} == set(readable())
 
 
 def test_the_function_gives_up_before_the_gateway_does():
@@ -83,27 +138,33 @@ def test_the_function_gives_up_before_the_gateway_does():
 
 
 def test_the_bucket_is_private_encrypted_versioned_and_speaks_tls_only():
-    bucket, policy = BUCKET["Resources"]["Bucket"]["Properties"], BUCKET["Resources"]["OnlyTls"]["Properties"]["PolicyDocument"]
-    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True} and len(bucket["PublicAccessBlockConfiguration"]) == 4
+    bucket = BUCKET["Resources"]["Bucket"]["Properties"]
+    policy = BUCKET["Resources"]["OnlyTls"]["Properties"]["PolicyDocument"]
+    blocks = bucket["PublicAccessBlockConfiguration"]
+    assert set(blocks.values()) == {True} and len(blocks) == 4
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     encryption, = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     statement, = policy["Statement"]
-    assert statement == {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-                         "Resource": [{"Fn::GetAtt": ["Bucket", "Arn"]}, {"Fn::Sub": "${Bucket.Arn}/*"}]}
+    assert statement == {
+        "Effect": "Deny", "Principal": "*", "Action": "s3:*",
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        "Resource": [{"Fn::GetAtt": ["Bucket", "Arn"]}, {"Fn::Sub": "${Bucket.Arn}/*"}]}
 
 
 def test_logs_end_some_day_and_go_with_the_stack():
     groups = of_type("AWS::Logs::LogGroup")
     assert len(groups) == 2
     for group in groups.values():
-        assert group["Properties"]["RetentionInDays"] == {"Ref": "LogDays"} and group["DeletionPolicy"] == "Delete"
+        assert group["Properties"]["RetentionInDays"] == {"Ref": "LogDays"}
+        assert group["DeletionPolicy"] == "Delete"
     assert TEMPLATE["Parameters"]["LogDays"]["Default"] == 30
 
 
 def test_a_deployment_waits_for_all_that_it_is_a_snapshot_of():
-    snapshot = {name for kind in GATEWAY_TYPES for name in of_type(f"AWS::ApiGateway::{kind}")} - set(of_type("AWS::ApiGateway::Model"))
+    snapshot = {name for kind in GATEWAY_TYPES for name in of_type(f"AWS::ApiGateway::{kind}")}
+    snapshot -= set(of_type("AWS::ApiGateway::Model"))
     waits = set(RESOURCES["Deployment0"]["DependsOn"])
     assert waits | {RESOURCES["Post"]["Properties"]["ResourceId"]["Ref"]} == snapshot
 
@@ -124,19 +185,23 @@ def test_the_stage_waits_for_the_account_to_have_a_role_for_its_logs():
     assert RESOURCES["LoggingAccount"]["DependsOn"] == "Api"
     conditional = {name for name, resource in RESOURCES.items() if "Condition" in resource}
     for name, resource in RESOURCES.items():
-        assert not conditional & set(listed(resource.get("DependsOn", []))), f"{name} would not be made where its condition is false"
+        needed = set(listed(resource.get("DependsOn", [])))
+        assert not conditional & needed, f"{name} would not be created where that condition is false"
 
 
 def test_the_stage_throttles_and_never_logs_bodies():
     every, = RESOURCES["Live"]["Properties"]["MethodSettings"]
     assert (every["ResourcePath"], every["HttpMethod"]) == ("/*", "*")
-    assert (every["ThrottlingRateLimit"], every["ThrottlingBurstLimit"]) == ({"Ref": "RequestsPerSecond"}, {"Ref": "Burst"})
+    assert every["ThrottlingRateLimit"] == {"Ref": "RequestsPerSecond"}
+    assert every["ThrottlingBurstLimit"] == {"Ref": "Burst"}
     assert every["DataTraceEnabled"] is False
 
 
 def test_the_access_log_is_json_and_the_filter_for_429_finds_it():
-    line = json.loads(RESOURCES["Live"]["Properties"]["AccessLogSetting"]["Format"].replace("$context.status", "429"))
-    field, value = re.fullmatch(r'\{ \$\.(\w+) = "(\d+)" }', RESOURCES["Throttled"]["Properties"]["FilterPattern"]).groups()
+    log = RESOURCES["Live"]["Properties"]["AccessLogSetting"]["Format"]
+    line = json.loads(log.replace("$context.status", "429"))
+    pattern = RESOURCES["Throttled"]["Properties"]["FilterPattern"]
+    field, value = re.fullmatch(r'\{ \$\.(\w+) = "(\d+)" }', pattern).groups()
     assert line[field] == value
 
 
@@ -156,25 +221,27 @@ def test_every_refusal_of_the_gateway_has_our_shape_and_its_own_status(kind, gat
     assert set(answer["error"]) == {"code", "message"}
     assert re.fullmatch("[a-z_]+", answer["error"]["code"]) and answer["error"]["message"].endswith(".")
     assert "$context" not in text.decode()
-    assert HANDLER_CODES.get(answer["error"]["code"], status) in (status, 500), "a code of the handler's with another status"
+    code = answer["error"]["code"]
+    assert HANDLER_CODES.get(code, status) in (status, 500), "the handler uses this code with another status"
 
 
 def test_no_refusal_repeats_what_the_caller_sent():
-    """What is put into the JSON is the request's id and a word of the gateway's own: nothing sent can break it."""
-    used = {name for each in of_type("AWS::ApiGateway::GatewayResponse").values()
-            for name in re.findall(r"\$[\w.]+", each["Properties"]["ResponseTemplates"]["application/json"])}
+    """Only the request's ID and the gateway's own error type are inserted: no request can break the JSON."""
+    templates = [each["Properties"]["ResponseTemplates"]["application/json"]
+                 for each in of_type("AWS::ApiGateway::GatewayResponse").values()]
+    used = {name for text in templates for name in re.findall(r"\$[\w.]+", text)}
     assert used == {"$context.requestId", "$context.error.responseType"}
 
 
 def test_five_things_ring_and_only_if_somebody_listens():
-    alarms = of_type("AWS::CloudWatch::Alarm")
-    metrics = {(alarm["Properties"]["Namespace"], json.dumps(alarm["Properties"]["MetricName"])) for alarm in alarms.values()}
-    assert metrics == {("AWS/ApiGateway", '"5XXError"'), ("AWS/ApiGateway", '"Latency"'), ("AWS/Lambda", '"Errors"'),
-                       ("AWS/Lambda", '"Throttles"'), ("Scene", '{"Fn::Sub": "${AWS::StackName}-Throttled"}')}
+    alarms = [alarm["Properties"] for alarm in of_type("AWS::CloudWatch::Alarm").values()]
+    assert {(alarm["Namespace"], json.dumps(alarm["MetricName"])) for alarm in alarms} == {
+        ("AWS/ApiGateway", '"5XXError"'), ("AWS/ApiGateway", '"Latency"'), ("AWS/Lambda", '"Errors"'),
+        ("AWS/Lambda", '"Throttles"'), ("Scene", '{"Fn::Sub": "${AWS::StackName}-Throttled"}')}
     assert RESOURCES["SlowAnswers"]["Properties"]["ExtendedStatistic"] == "p99"
-    for alarm in alarms.values():
-        assert alarm["Properties"]["TreatMissingData"] == "notBreaching", "a quiet night is no alarm"
-        assert alarm["Properties"]["AlarmActions"]["Fn::If"][0] == "SendAlarms"
+    for alarm in alarms:
+        assert alarm["TreatMissingData"] == "notBreaching", "no requests at night must not raise an alarm"
+        assert alarm["AlarmActions"]["Fn::If"][0] == "SendAlarms"
 
 
 def test_the_dashboard_is_json_and_shows_metrics_that_the_handler_writes():

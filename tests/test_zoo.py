@@ -1,4 +1,4 @@
-"""Every defect in the zoo is reported as it should be, whatever is sound is used, and the folders stay as they were."""
+"""Every defect in the zoo is reported, every sound photo is used, and no folder is changed."""
 
 import json
 import os
@@ -9,25 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from scene import folder
-from scene.findings import DataError, table
-from tests.zoo import BAD, GOOD, ODD, SETS, SOUND, ZOO, build
+from tests.zoo import BAD, GOOD, NO_PHOTOS, ODD, SETS, SOUND, ZOO, build, look
 
 ROOT = Path(__file__).parent.parent
 
 
-def look(skip_bad=False):
-    """The report on train and test here, how many photos are used, and what is passed over in train."""
-    train, test = listings = [folder.scan(name) for name in SETS]
-    try:
-        sets, findings = folder.load(listings, train.classes, 32, folder.check(train, test), skip_bad)
-    except DataError as error:
-        return table(error.findings).splitlines(), 0, train.passed_over
-    return table(findings).splitlines(), sum(len(photos.labels) for photos in sets), train.passed_over
-
-
 def state(root):
-    """Every file and folder with its kind, permissions, size, times and bytes; when it was last read does not count."""
+    """Every file and folder with its kind, permissions, size, times (but for the last access) and bytes."""
     found = {}
     for path in [root, *root.rglob("*")]:
         s = path.lstat()
@@ -37,7 +25,7 @@ def state(root):
 
 
 def with_skip_bad(line):
-    """The line of the table as --skip-bad makes it: a photo, unlike a folder, is left out."""
+    """The line of the table with --skip-bad: an error in a photo, not in a folder, becomes "skipped"."""
     where = line.removeprefix("error").split(": ")[0]
     return line.replace("error  ", "skipped", 1) if line.startswith("error") and Path(where).suffix else line
 
@@ -65,20 +53,21 @@ def test_a_defect_is_reported(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.permissions])
 def test_a_lack_of_permission_is_reported(name, tmp_path):
-    """In a process that may not read everything, even if it is root's."""
-    command = [sys.executable, "-c", "import json; from tests.test_zoo import look; print(json.dumps(look()[0]))"]
+    """In a process without root's right to read everything, even if root runs the tests."""
+    command = [sys.executable, "-c", "import json; from tests.zoo import look; print(json.dumps(look()[0]))"]
     if os.geteuid() == 0:
         if not shutil.which("setpriv"):
-            pytest.skip("root reads everything, and setpriv is not here")
+            pytest.skip("root may read everything, and there is no setpriv to prevent it")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
     build(tmp_path, name)
-    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     for path in tmp_path.rglob("*"):
-        path.chmod(0o700)           # to be deleted
+        path.chmod(0o700)           # so that pytest can delete it
     assert json.loads(result.stdout) == ZOO[name].report
 
 
-# The command, on many at once
+# The command, on many defects at once
 
 
 def train(cwd, *options):
@@ -105,17 +94,19 @@ def test_all_errors_are_said_before_training(many):
 
 
 def test_training_without_the_bad_photos(many, tmp_path_factory):
-    before, output = state(many), tmp_path_factory.mktemp("output")
+    before = state(many)
+    output = tmp_path_factory.mktemp("output")
     result = train(many, "--skip-bad", "--output", output)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout[:result.stdout.index("Settings")].splitlines()
-    assert set(lines) >= {with_skip_bad(ZOO[name].report[0]) for name in BAD} | {line for line in lines if line.startswith("accepted")}
+    skipped = [with_skip_bad(ZOO[name].report[0]) for name in BAD]
+    assert set(lines) >= {*skipped, *(line for line in lines if line.startswith("accepted"))}
     findings = json.loads((output / "metrics_FCNN.json").read_text())["findings"]
-    assert [f"{f['verdict']:9} {f['where']}: {f['what']}." for f in findings if f["verdict"] == "skipped"] == [
-        with_skip_bad(ZOO[name].report[0]) for name in sorted(BAD, key=lambda name: ZOO[name].report[0])]
+    written = [f"{f['verdict']:9} {f['where']}: {f['what']}." for f in findings if f["verdict"] == "skipped"]
+    assert written == sorted(skipped)
     assert state(many) == before
 
-    for name in BAD:                    # once they are really gone: the same model
+    for name in BAD:                    # without these files at all: the same model
         where = ZOO[name].report[0].removeprefix("error").split(": ")[0].strip()
         (many / where).unlink()
     again = tmp_path_factory.mktemp("again")
@@ -128,9 +119,11 @@ def test_a_trained_model_is_tested_without_the_bad_photos(tmp_path):
     assert train(tmp_path).returncode == 0
     (tmp_path / "test/road/0.jpg").write_bytes(b"")
     result = train(tmp_path, "--load-model", "model_FCNN")
-    assert (result.returncode, result.stderr.splitlines()[0]) == (2, "error     test/road/0.jpg: the file is empty.")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0] == "error     test/road/0.jpg: the file is empty."
     result = train(tmp_path, "--load-model", "model_FCNN", "--skip-bad")
-    assert result.returncode == 0 and "skipped   test/road/0.jpg: the file is empty.\n" in result.stdout
+    assert result.returncode == 0
+    assert "skipped   test/road/0.jpg: the file is empty.\n" in result.stdout
     assert json.loads((tmp_path / "metrics_FCNN.json").read_text())["photos"] == len(SOUND) // 2 - 1
 
 
@@ -143,8 +136,8 @@ def test_a_class_without_one_good_photo_is_an_error(part, tmp_path):
         (tmp_path / name / "sky").mkdir()
     result = train(tmp_path, "--skip-bad")
     assert result.returncode == 2
-    empty = "no photos in it: put JPEG, PNG or WebP files there, or delete the folder"
+    unusable = "none of its photos can be used: add others, or move the folder elsewhere"
     assert result.stderr.splitlines() == [
-        *(f"error     {name}/sky: {empty}." for name in SETS),
-        f"error     {part}/road: none of its photos can be used: put others there, or delete the folder.",
+        *(f"error     {name}/sky: {NO_PHOTOS}." for name in SETS),
+        f"error     {part}/road: {unusable}.",
         *(f"skipped   {part}/road/{i}.jpg: the file is empty." for i in range(3))]

@@ -1,7 +1,7 @@
 """The zoo of defects: everything we have seen go wrong with folders of photos, built by code.
 
-Each kind spoils the sound data set that `build` makes, and says what is to be reported of it: the lines of the table, whose first
-word is the verdict; how many photos more than before are used; what is passed over. Without a line it is accepted as any other photo.
+Each kind spoils the sound data set that `build` makes, and says what follows: the lines of the table, whose
+first word is the verdict, how many more photos are used, and what is passed over. No line means no finding.
 """
 
 import os
@@ -16,7 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-SETS, CLASSES, COUNT = ("train", "test"), ("ocean", "road"), 3
+from scene.photos import folder
+from scene.photos.findings import DataError, table
+
+SETS = "train", "test"
+CLASSES = "ocean", "road"
+COUNT = 3
 
 
 class Kind(NamedTuple):
@@ -26,14 +31,14 @@ class Kind(NamedTuple):
     report: list
     used: int
     passed_over: Counter
-    permissions: bool               # whether it shows only to those who may not read everything
+    permissions: bool               # whether it shows only to users who may not read everything
 
 
 ZOO = {}
 
 
 def kind(*report, used=0, passed_over=(), permissions=False, name=None):
-    """Puts a function into the zoo."""
+    """Adds a function to the zoo."""
     def put(spoil):
         ZOO[name or spoil.__name__] = Kind(spoil, list(report), used, Counter(passed_over), permissions)
         return spoil
@@ -42,7 +47,7 @@ def kind(*report, used=0, passed_over=(), permissions=False, name=None):
 
 
 def noise(seed, width=24, height=20, mode="RGB"):
-    """A picture unlike any other."""
+    """A picture of noise, different for each seed."""
     pixels = np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)
 
@@ -58,7 +63,7 @@ SOUND = {f"{part}/{name}/{i}.jpg": encode(noise((7, p, n, i)))
 
 
 def build(root, *names):
-    """Makes the sound data set in root and spoils it with the named kinds."""
+    """Writes the sound data set to root and spoils it with the named kinds."""
     for path, data in SOUND.items():
         write(root, path, data)
     for name in names:
@@ -66,10 +71,20 @@ def build(root, *names):
 
 
 def write(root, path, data=None):
-    """Makes a file, and its folders; by default a sound photo of its own."""
+    """Writes a file, by default a sound photo of its own, and makes its folders."""
     path = root / path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(noise(zlib.crc32(os.fsencode(path.name)))) if data is None else data)
+
+
+def look(skip_bad=False):
+    """Loads ./train and ./test -> the table's lines, the number of photos used, train's `passed_over`."""
+    train, test = listings = [folder.scan(name) for name in SETS]
+    try:
+        sets, findings = folder.load(listings, train.classes, 32, folder.check(train, test), skip_bad)
+    except DataError as error:
+        return table(error.findings).splitlines(), 0, train.passed_over
+    return table(findings).splitlines(), sum(len(photos.labels) for photos in sets), train.passed_over
 
 
 # Photos that cannot be used
@@ -77,8 +92,9 @@ def write(root, path, data=None):
 
 def png(*chunks):
     """A PNG of (kind, content) chunks."""
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks)
+    parts = [struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+             for kind, content in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def header(width, height):
@@ -86,32 +102,44 @@ def header(width, height):
 
 
 PICTURE = noise(1000)
-JPEG, PNG, WEBP, PROGRESSIVE = encode(PICTURE), encode(PICTURE, "PNG"), encode(PICTURE, "WebP"), encode(PICTURE, progressive=True)
+JPEG = encode(PICTURE)
+PNG = encode(PICTURE, "PNG")
+WEBP = encode(PICTURE, "WebP")
+PROGRESSIVE = encode(PICTURE, progressive=True)
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+PIXEL_BOMB = png(header(30_000, 30_000), (b"IDAT", b""), (b"IEND", b""))
+TEXT = b"zTXt", b"note\0\0" + zlib.compress(bytes(5_000_000))
+TEXT_BOMB = png(header(8, 8), TEXT, (b"IDAT", b""), (b"IEND", b""))
+
+NO_PHOTO = "not a JPEG, PNG or WebP photo"
+NO_JPEG_END = "truncated: the end of the JPEG is missing"
+NO_PNG_END = "truncated: the end of the PNG is missing"
+BAD_JPEG = "damaged: the JPEG cannot be decoded"
+BAD_PNG = "damaged: the PNG cannot be decoded"
 
 BAD = {
     "empty": ("jpg", b"", "the file is empty"),
-    "zeros": ("jpg", bytes(1000), "not a JPEG, PNG or WebP photo"),
-    "half_a_jpeg": ("jpg", JPEG[:len(JPEG) // 2], "truncated: the end of the JPEG is missing"),
-    "jpeg_less_a_byte": ("jpg", JPEG[:-1], "truncated: the end of the JPEG is missing"),
-    "half_a_progressive_jpeg": ("jpg", PROGRESSIVE[:len(PROGRESSIVE) // 2], "truncated: the end of the JPEG is missing"),
-    "jpeg_filled_up_with_zeros": ("jpg", JPEG[:500] + bytes(len(JPEG) - 500), "truncated: the end of the JPEG is missing"),
-    "half_a_png": ("png", PNG[:len(PNG) // 2], "truncated: the end of the PNG is missing"),
-    "png_less_a_byte": ("png", PNG[:-1], "truncated: the end of the PNG is missing"),
+    "zeros": ("jpg", bytes(1000), NO_PHOTO),
+    "half_a_jpeg": ("jpg", JPEG[:len(JPEG) // 2], NO_JPEG_END),
+    "jpeg_less_a_byte": ("jpg", JPEG[:-1], NO_JPEG_END),
+    "half_a_progressive_jpeg": ("jpg", PROGRESSIVE[:len(PROGRESSIVE) // 2], NO_JPEG_END),
+    "jpeg_padded_with_zeros": ("jpg", JPEG[:500] + bytes(len(JPEG) - 500), NO_JPEG_END),
+    "half_a_png": ("png", PNG[:len(PNG) // 2], NO_PNG_END),
+    "png_less_a_byte": ("png", PNG[:-1], NO_PNG_END),
     "half_a_webp": ("webp", WEBP[:len(WEBP) // 2], "truncated: the end of the WebP is missing"),
-    "jpeg_with_a_broken_table": ("jpg", JPEG.replace(b"\xff\xc4\x00", b"\xff\xc4\xff", 1), "damaged: the JPEG cannot be decoded"),
-    "jpeg_of_nothing": ("jpg", b"\xff\xd8\xff\xd9", "damaged: the JPEG cannot be decoded"),
-    "png_with_a_wrong_bit": ("png", PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged: a checksum in the PNG is wrong"),
-    "png_without_pixels": ("png", png(header(8, 8), (b"IEND", b"")), "damaged: the PNG cannot be decoded"),
-    "pixel_bomb": ("png", png(header(30_000, 30_000), (b"IDAT", b""), (b"IEND", b"")),
-                   "30000x30000 pixels; at most 64 million are accepted: shrink it first"),
-    "text_bomb": ("png", png(header(8, 8), (b"zTXt", b"note\0\0" + zlib.compress(bytes(5_000_000))), (b"IDAT", b""), (b"IEND", b"")),
-                  "damaged: the PNG cannot be decoded"),
-    "web_page": ("jpg", b"<!DOCTYPE html><title>Not found</title>", "not a JPEG, PNG or WebP photo but a web page"),
-    "text": ("png", b"to do: take a photo", "not a JPEG, PNG or WebP photo"),
-    "gif_named_jpg": ("jpg", encode(PICTURE, "GIF"), "not a JPEG, PNG or WebP photo"),
-    "tiff_named_png": ("png", encode(PICTURE, "TIFF"), "not a JPEG, PNG or WebP photo"),
-    "heic_named_jpg": ("jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-                       "not a JPEG, PNG or WebP photo but HEIC, AVIF or a video: export it as JPEG"),
+    "jpeg_with_a_broken_table": ("jpg", JPEG.replace(b"\xff\xc4\x00", b"\xff\xc4\xff", 1), BAD_JPEG),
+    "jpeg_of_nothing": ("jpg", b"\xff\xd8\xff\xd9", BAD_JPEG),
+    "png_with_a_wrong_bit": (
+        "png", PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged: a checksum in the PNG is wrong"),
+    "png_without_pixels": ("png", png(header(8, 8), (b"IEND", b"")), BAD_PNG),
+    "pixel_bomb": (
+        "png", PIXEL_BOMB, "30000x30000 pixels; at most 64 million are accepted: shrink it first"),
+    "text_bomb": ("png", TEXT_BOMB, BAD_PNG),
+    "web_page": ("jpg", b"<!DOCTYPE html><title>Not found</title>", f"{NO_PHOTO} but a web page"),
+    "text": ("png", b"to do: take a photo", NO_PHOTO),
+    "gif_named_jpg": ("jpg", encode(PICTURE, "GIF"), NO_PHOTO),
+    "tiff_named_png": ("png", encode(PICTURE, "TIFF"), NO_PHOTO),
+    "heic_named_jpg": ("jpg", HEIC, f"{NO_PHOTO} but HEIC, AVIF or a video: export it as JPEG"),
 }
 for name, (suffix, data, words) in BAD.items():
     path = f"train/ocean/{name}.{suffix}"
@@ -121,7 +149,7 @@ for name, (suffix, data, words) in BAD.items():
 @kind("error     test/road/huge.jpg: 100.0 MB; at most 100 MB are accepted: shrink it first.")
 def huge(root):
     with open(root / "test/road/huge.jpg", "wb") as file:
-        file.truncate(100_000_001)              # sparse: no disk is used
+        file.truncate(100_000_001)              # sparse: takes no space on the disk
 
 
 @kind("error     test/road/link.jpg: cannot be read: No such file or directory.")
@@ -154,7 +182,7 @@ def bad_photo_with_a_bad_name(root):
 
 
 def ycck(seed):
-    """Pillow writes no YCCK: Adobe's marker says here that CMYK is YCCK. Other colours, but fixed ones."""
+    """Pillow cannot write YCCK, so this changes Adobe's marker in a CMYK photo, and thereby its colours."""
     data = encode(noise(seed, mode="CMYK"))
     place = data.index(b"Adobe") + 11
     return data[:place] + b"\x02" + data[place + 1:]
@@ -206,15 +234,16 @@ for name, data in GOOD.items():
     kind(used=1, name=name)(partial(write, path=f"train/road/{name}", data=data))
 
 ODD = {
-    "png_named.jpg": (encode(noise(40), "PNG"), "a PNG, whatever its name says"),
-    "jpeg_named.png": (encode(noise(41)), "a JPEG, whatever its name says"),
-    "animated.png": (several("PNG", 42), "animated: its first picture is used"),
-    "animated.webp": (several("WebP", 44), "animated: its first picture is used"),
+    "png_named.jpg": (encode(noise(40), "PNG"), "a PNG, despite its name"),
+    "jpeg_named.png": (encode(noise(41)), "a JPEG, despite its name"),
+    "animated.png": (several("PNG", 42), "animated: only its first picture is used"),
+    "animated.webp": (several("WebP", 44), "animated: only its first picture is used"),
     "dot.png": (encode(noise(46, 1, 1), "PNG"), "1x1 pixels, enlarged to 32x32"),
     "line.jpg": (encode(noise(47, 30_000, 10)), "30000x10 pixels, enlarged to 32x32"),
 }
 for name, (data, words) in ODD.items():
-    kind(f"accepted  train/road/{name}: {words}.", used=1, name=name)(partial(write, path=f"train/road/{name}", data=data))
+    path = f"train/road/{name}"
+    kind(f"accepted  {path}: {words}.", used=1, name=name)(partial(write, path=path, data=data))
 
 
 @kind(used=1)
@@ -235,32 +264,36 @@ def class_that_test_lacks(root):
     write(root, "train/sky/cirrus.jpg")
 
 
-# Photos that are there twice
+# Duplicates
+
+
+IN_BOTH_SETS = "the same photo in the test and the training set"
+IN_TWO_CLASSES = "the same photo in two classes: keep it in one class only"
 
 
 def copy(root, source, target, comment=b""):
-    """Copies a JPEG, with a comment in it if there is one."""
+    """Copies a JPEG, and adds the comment if there is one."""
     data = (root / source).read_bytes()
     segment = b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment if comment else b""
     write(root, target, data[:2] + segment + data[2:])
 
 
-@kind("warning   test: 1 of 7 photos also in train, which makes the result too good.",
-      "warning   test/road/copy.jpg and train/road/1.jpg: the same photo to test and to train.", used=1)
+@kind("warning   test: 1 of 7 photos also in train, so the accuracy will look too high.",
+      f"warning   test/road/copy.jpg and train/road/1.jpg: {IN_BOTH_SETS}.", used=1)
 def photo_in_train_and_test(root):
     copy(root, "train/road/1.jpg", "test/road/copy.jpg")
 
 
-@kind("warning   test: 2 of 8 photos also in train, which makes the result too good.",
-      "warning   test/ocean/again.jpg and train/road/1.jpg: the same photo to test and to train.",
-      "warning   test/road/again.jpg and train/road/1.jpg: the same photo to test and to train.", used=2)
-def photo_in_train_and_test_in_other_words(root):
+@kind("warning   test: 2 of 8 photos also in train, so the accuracy will look too high.",
+      f"warning   test/ocean/again.jpg and train/road/1.jpg: {IN_BOTH_SETS}.",
+      f"warning   test/road/again.jpg and train/road/1.jpg: {IN_BOTH_SETS}.", used=2)
+def photo_in_train_and_test_with_another_comment(root):
     for name in CLASSES:
         copy(root, "train/road/1.jpg", f"test/{name}/again.jpg", b"taken by the sea")
 
 
-@kind("warning   test: 6 of 6 photos also in train, which makes the result too good.",
-      *(f"warning   test/{name}/{i}.jpg and train/{name}/{i}.jpg: the same photo to test and to train."
+@kind("warning   test: 6 of 6 photos also in train, so the accuracy will look too high.",
+      *(f"warning   test/{name}/{i}.jpg and train/{name}/{i}.jpg: {IN_BOTH_SETS}."
         for name, i in [("ocean", 0), ("ocean", 1), ("ocean", 2), ("road", 0), ("road", 1)]),
       "warning   and 1 more like this.")
 def train_and_test_are_one_folder(root):
@@ -268,12 +301,12 @@ def train_and_test_are_one_folder(root):
     (root / "test").symlink_to("train")
 
 
-@kind("warning   train/road/mirage.jpg and train/ocean/0.jpg: the same photo in two classes: delete it from one.", used=1)
+@kind(f"warning   train/road/mirage.jpg and train/ocean/0.jpg: {IN_TWO_CLASSES}.", used=1)
 def photo_in_two_classes_of_train(root):
     copy(root, "train/ocean/0.jpg", "train/road/mirage.jpg")
 
 
-@kind("warning   test/road/ford.jpg and test/ocean/0.jpg: the same photo in two classes: delete it from one.", used=1)
+@kind(f"warning   test/road/ford.jpg and test/ocean/0.jpg: {IN_TWO_CLASSES}.", used=1)
 def photo_in_two_classes_of_test(root):
     copy(root, "test/ocean/0.jpg", "test/road/ford.jpg")
 
@@ -299,8 +332,8 @@ def folder_that_links_to_itself(root):
     (root / "train/self").symlink_to("self")
 
 
-@kind("warning   train: passed over 2 HEIC photos: export them as JPEG; a phone takes JPEG once its camera is set to Most Compatible.",
-      passed_over={".heic": 1, ".heif": 1})
+@kind("warning   train: passed over 2 HEIC photos: export them as JPEG "
+      "(iPhones take JPEG if their camera is set to Most Compatible).", passed_over={".heic": 1, ".heif": 1})
 def heic(root):
     write(root, "train/ocean/a.HEIC", b"?")
     write(root, "train/ocean/b.heif", b"?")
@@ -311,18 +344,23 @@ def photo_beside_the_classes(root):
     write(root, "train/loose.jpg")
 
 
-@kind("warning   train/ocean: passed over 2 folders inside the class: move their photos up into it.", passed_over={"folder": 2})
+@kind("warning   train/ocean: passed over 2 folders inside the class: move their photos up into it.",
+      passed_over={"folder": 2})
 def folders_inside_a_class(root):
     write(root, "train/ocean/2019/a.jpg")
     (root / "train/ocean/album.jpg").mkdir()
 
 
-@kind("warning   train/ocean: passed over 1 folder inside the class: move their photos up into it.", passed_over={"folder": 1})
+@kind("warning   train/ocean: passed over 1 folder inside the class: move their photos up into it.",
+      passed_over={"folder": 1})
 def loop_of_links(root):
     (root / "train/ocean/loop").symlink_to("../../train")
 
 
-@kind("error     train/again: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+NO_PHOTOS = "no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere"
+
+
+@kind(f"error     train/again: {NO_PHOTOS}.",
       "warning   train/again: passed over 3 folders inside the class: move their photos up into it.",
       "warning   test/again: no such folder, so this class is not tested.", passed_over={"folder": 3})
 def loop_of_classes(root):
@@ -337,13 +375,13 @@ def no_train(root):
     (root / "train").rename(root / "Train ")
 
 
-@kind("error     test: not a folder: give one that holds a folder of photos for each class.")
+@kind("error     test: not a folder: name one that has a subfolder of photos for each class.")
 def test_is_a_file(root):
     (root / "test").rename(root / "unused")
     (root / "test").write_text("later")
 
 
-@kind("error     train: no class folders in it: make a folder of photos for each class.",
+@kind("error     train: no class folders in it: make a subfolder of photos for each class.",
       "warning   train: passed over 6 photos beside the class folders: move them into their classes.")
 def photos_without_classes(root):
     for name in CLASSES:
@@ -352,18 +390,18 @@ def photos_without_classes(root):
         (root / "train" / name).rmdir()
 
 
-@kind("error     train: one class only, ocean: add a folder for what is not ocean.",
-      "error     test/road: train has no class of this name: rename the folder, or delete it.")
+@kind("error     train: only one class, ocean: add a folder of photos that are not ocean.",
+      "error     test/road: train has no class of this name: rename the folder, or move it elsewhere.")
 def one_class(root):
     (root / "train/road").rename(root / "road")
 
 
-@kind("error     test/sky: train has no class of this name: rename the folder, or delete it.")
+@kind("error     test/sky: train has no class of this name: rename the folder, or move it elsewhere.")
 def class_that_train_lacks(root):
     write(root, "test/sky/a.jpg")
 
 
-@kind("error     train/sky: no photos in it: put JPEG, PNG or WebP files there, or delete the folder.",
+@kind(f"error     train/sky: {NO_PHOTOS}.",
       "warning   test/sky: no such folder, so this class is not tested.", passed_over={".tif": 1})
 def class_without_photos(root):
     write(root, "train/sky/scan.tif", b"?")
@@ -374,24 +412,31 @@ def class_spelt_in_two_ways(root):
     (root / "test/road").rename(root / "test/Road")
 
 
-@kind("error     train/ocean: only upper and lower case tell it from Ocean: make them one.",
+@kind("error     train/ocean: differs from Ocean only in case: move the photos of both into one.",
       "warning   test/Ocean: no such folder, so this class is not tested.")
 def classes_that_differ_by_case(root):
     write(root, "train/Ocean/a.jpg")
 
 
-@kind("error     train/Küste: two folders have this name, its letters encoded in two ways: make them one.",
+@kind("error     train/Küste: two folders have this name in different Unicode forms: "
+      "move the photos of both into one.",
       "warning   test/Küste: no such folder, so this class is not tested.")
 def class_encoded_in_two_ways(root):
     for form in ("NFC", "NFD"):
         write(root, f"train/{unicodedata.normalize(form, 'Küste')}/{form}.jpg")
 
 
-@kind(r"error     train/caf\xe9: the name of a class must be plain text: rename the folder.",
-      r"error     train/two\nlines: the name of a class must be plain text: rename the folder.",
+BAD_NAME = "a class name must be printable, without backslashes, and at most 255 bytes: rename the folder"
+
+
+@kind(rf"error     train/a\b: {BAD_NAME}.",
+      rf"error     train/caf\xe9: {BAD_NAME}.",
+      rf"error     train/two\nlines: {BAD_NAME}.",
+      r"warning   test/a\b: no such folder, so this class is not tested.",
       r"warning   test/caf\xe9: no such folder, so this class is not tested.",
       r"warning   test/two\nlines: no such folder, so this class is not tested.")
-def classes_that_are_no_text(root):
+def classes_with_bad_names(root):
+    write(root, "train/a\\b/c.jpg")
     write(root, os.fsdecode(b"train/caf\xe9/a.jpg"))
     write(root, "train/two\nlines/b.jpg")
 

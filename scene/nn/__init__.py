@@ -1,8 +1,16 @@
-"""Layers by hand, forward and backward.
+"""Layers written by hand, forward and backward.
 
-The letters:  N photos in a batch, H rows and W columns of pixels, C channels (3 colours at first, later features),
-O channels that come out, K classes.  Lower case x goes in, y comes out; dx, dy, dw are the loss's gradients for them. Subscripts: n photo,
-h row, v column, c channel, o channel that comes out; i, j row and column within a kernel; s stride, p padding.
+Dimensions:  N photos in a batch, H rows and W columns of pixels, C input channels (3 colours in a photo),
+             O output channels, K classes.
+Arrays:      x is a layer's input and y its output; dx, dy, dw are the gradients of the loss for x, y, w.
+Subscripts:  n photo, h row, v column, c input channel, o output channel; i, j row and column within a kernel;
+             s stride, p padding.
 
-Read in this order:  arrays, layer, linear, activation, loss, normalize, conv, winograd, pool, norm, dropout; then scene/models.py.
+Reading order: arrays, layer, linear, activation, loss, normalize, conv, winograd, pool, norm, dropout, fold,
+../models.py.
+
+The docstring of every layer ends in an example to check by hand. In the examples, tensor is torch.tensor, and
+torch and Network are imported; run them with python -m pytest tests/nn/test_doctests.py.
+
+Next: arrays.py
 """

@@ -1,4 +1,4 @@
-"""The bend between two linear layers; without it two of them would be no more than one.
+"""The nonlinearity between two linear layers. Without it, the two would amount to a single linear layer.
 
 Next: loss.py
 """
@@ -10,15 +10,21 @@ from scene.nn.layer import Layer
 class ReLU(Layer):
     """Rectified linear unit: y = max(x, 0), element by element; x and y of any shape.
 
-    Given dy:   dx = dy where y > 0, else 0   (at x = 0, where there is a corner, 0, as torch.nn has it)
+    Given dy:   dx = dy where y > 0, else 0   (0 also at x = 0, where ReLU has no derivative, as in torch.nn)
     Source: Nair, Hinton, Rectified Linear Units (2010).
+
+    >>> layer = ReLU()
+    >>> layer.forward(tensor([-2., 0., 3.]), training=True).tolist()
+    [0.0, 0.0, 3.0]
+    >>> layer.backward(tensor([5., 6., 7.])).tolist()
+    [0.0, 0.0, 7.0]
     """
 
     def forward(self, x, training=False):
         if training:
             self.y = x.clip(0)
             return self.y
-        return library(x).maximum(x, zeros(x.shape[-1:], x))       # on NumPy up to twice as fast as with a single 0
+        return library(x).maximum(x, zeros(x.shape[-1:], x))    # on NumPy up to twice as fast as a single 0
 
     def backward(self, dy):
-        return self.y.sign().mul_(dy)               # y is never negative, so its sign is 1 or 0; faster than a mask of booleans
+        return self.y.sign().mul_(dy)       # y ≥ 0, so its sign is 0 or 1: faster than a boolean mask

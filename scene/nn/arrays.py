@@ -1,11 +1,12 @@
-"""The few things torch and NumPy spell differently.
+"""The few operations that torch and NumPy spell differently.
 
-A layer's forward pass in evaluation is written once and runs on both libraries. Most operations have the same name and
-arguments in both (`xp.exp(x)`, `xp.amax(x, 1)`, `xp.maximum(a, b)`, `xp.matmul(a, b, out=c)`), so a layer asks for the
-library of the array it was given and goes on; the rest is here. Neither library is imported: where a model only predicts there may be
-no torch. A backward pass is torch's alone; it too asks for the library, and so gets at torch without an import.
+A layer's forward pass in evaluation is written once and runs on both libraries. Most operations have the same
+name and arguments in both (`xp.exp(x)`, `xp.amax(x, 1)`, `xp.maximum(a, b)`, `xp.matmul(a, b, out=c)`), so a
+layer calls them on the library of its input, `xp = library(x)`. This file covers the rest. It imports neither
+library, because a machine that only predicts may have no torch. A backward pass runs on torch alone, and it
+gets torch from `library` too.
 
-Next: layer.py
+Next: normalize.py
 """
 
 import sys
@@ -27,17 +28,17 @@ def zeros(shape, like):
 
 
 def cast(x, like):
-    """x with like's dtype (pixels are uint8, parameters float32); x itself if it has it already."""
+    """x in like's dtype (pixels are uint8, parameters float32); x itself if it has that dtype already."""
     return x.to(like.dtype) if hasattr(x, "to") else x.astype(like.dtype, copy=False)
 
 
 def flip(x, axis):
-    """x backwards along one axis (torch has no `[::-1]`)."""
+    """x reversed along one axis (torch has no `[::-1]`)."""
     return library(x).flip(x, (axis,))
 
 
 def adopt(x, like):
-    """x as an array of like's library, on its device, with x's own dtype."""
+    """x as an array of like's library, on like's device, in x's own dtype."""
     return library(like).asarray(x, device=like.device)
 
 
@@ -47,9 +48,14 @@ def as_numpy(x):
 
 
 def windows(x, size, stride):
-    """Every window of size x size pixels, a stride apart, as a view: (N, H, W, C) -> (N, H', W', size, size·C).
+    """Every window of size x size pixels, `stride` pixels apart: (N, H, W, C) -> (N, H', W', size, size·C).
 
-    Neighbouring pixels lie side by side in memory, so a row of a window is a run of size·C numbers; nothing is copied.
+    A view: pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. Only an x
+    that is not contiguous is copied.
+
+    >>> x = torch.arange(1, 10).reshape(1, 3, 3, 1)             # 1 2 3 / 4 5 6 / 7 8 9
+    >>> windows(x, 2, 1).reshape(4, 4).tolist()                 # each window as a row
+    [[1, 2, 4, 5], [2, 3, 5, 6], [4, 5, 7, 8], [5, 6, 8, 9]]
     """
     n, h, w, c = x.shape
     shape = n, (h - size) // stride + 1, (w - size) // stride + 1, size, size * c

@@ -1,64 +1,66 @@
 """The convolution: one small linear layer, applied to every patch of an image.
 
-A patch of k x k pixels with C channels is a row of k·k·C numbers. Lay the patches of a batch one below the other, and the
-convolution is the matrix product of linear.py (im2col). Images are (N, H, W, C), so its result is an image again as it stands.
+A patch of k x k pixels with C channels is a row of k·k·C numbers. Stack the patches of a batch as the rows of
+a matrix, and the convolution is the matrix product of linear.py (im2col). Images are (N, H, W, C), so the
+result is an image again without a copy. The next file computes the same with fewer multiplications: skip it
+on a first reading.
 
-Next: winograd.py (or, the first time, pool.py)
+Next: winograd.py
 """
 
 from scene.nn.arrays import empty, library, windows, zeros
 from scene.nn.layer import Layer, Parameter
 
-PATCH_NUMBERS = 1 << 18     # patches laid out at once, 1 MB of float32: what stays in a core's cache need not go to memory
+PATCH_NUMBERS = 1 << 18     # numbers of patches in memory at once: 1 MB of float32 stays in the core's cache
 
 
 class Conv2d(Layer):
     """Convolution: yₙₕᵥₒ = bₒ + Σᵢⱼ꜀ wₒᵢⱼ꜀ · xₙ,ₛₕ₊ᵢ₋ₚ,ₛᵥ₊ⱼ₋ₚ,꜀, with x = 0 outside the image.
 
-    x: (N, H, W, C), y: (N, H', W', O), H' = (H + 2·padding - kernel) // stride + 1, W' alike.   w: (O, k, k, C), b: (O,).
+    x: (N, H, W, C), y: (N, H', W', O), H' = (H + 2·padding - kernel) // stride + 1, W' alike.
+    w: (O, k, k, C), b: (O,).
     Given dy, with the patches as rows of P: (N·H'·W', k·k·C) and W, dY as matrices:
-        Y = P Wᵀ + b    dP = dY W    dW = dYᵀ P    db = Σ dY    and dx adds up each pixel's places in dP
+        Y = P Wᵀ + b    dP = dY W    dW = dYᵀ P    db = Σ dY    dx: each pixel sums its copies in dP
     P is kept from the forward pass.
-    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §9.1; Chellapilla et al., High Performance CNNs (2006), for im2col.
+    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §9.1; for im2col Chellapilla et al., High
+    Performance Convolutional Neural Networks for Document Processing (2006).
+
+    >>> layer = Conv2d(1, 1, kernel=2)
+    >>> network = Network(layer).start(torch.Generator())
+    >>> network.params[:] = tensor([1, 2, 3, 4, 100])               # w = [[1, 2], [3, 4]], b = 100
+    >>> x = tensor([[1., 2., 3.], [4., 5., 6.]]).reshape(1, 2, 3, 1)
+    >>> layer.forward(x, training=True).flatten().tolist()      # 1·1 + 2·2 + 3·4 + 4·5 + 100, and so on
+    [137.0, 147.0]
+    >>> layer.needs_dx = True                           # else a network's first layer computes no dx
+    >>> layer.backward(tensor([1., 10.]).reshape(1, 1, 2, 1)).reshape(2, 3).tolist()    # 12 = 1·2 + 10·1
+    [[1.0, 12.0, 20.0], [3.0, 34.0, 40.0]]
     """
 
     def __init__(self, inputs, outputs, kernel, stride=1, padding=0, bias=True):
-        self.inputs, self.outputs, self.kernel, self.stride, self.padding = inputs, outputs, kernel, stride, padding
+        self.inputs, self.outputs = inputs, outputs
+        self.kernel, self.stride, self.padding = kernel, stride, padding
         fan_in = kernel * kernel * inputs
-        self.parameters = {"w": Parameter((outputs, kernel, kernel, inputs), std=(2 / fan_in) ** 0.5, decay=True)}
+        shape = outputs, kernel, kernel, inputs
+        self.parameters = {"w": Parameter(shape, std=(2 / fan_in) ** 0.5, decay=True)}
         if bias:
             self.parameters["b"] = Parameter((outputs,))
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
         if training:
-            self.x_shape, self.p = x.shape, []
+            self.x_shape = x.shape
+            self.p = []
         n, h, w, _ = x.shape
         y = empty((n, *self.output_size(h, w), self.outputs), x)
-        weights, bias = self.weights(training)
-        matrix = weights.reshape(self.outputs, -1).T            # (O, k, k, C) -> (k·k·C, O)
+        matrix = self.w.reshape(self.outputs, -1).T             # (O, k, k, C) -> (k·k·C, O)
         for part in self.parts(y):
             patches = self.patches(x[part])
             library(x).matmul(patches, matrix, out=y[part].reshape(-1, self.outputs))
             if training:
                 self.p.append(patches)
-        if bias is not None:
-            y += bias
+        if "b" in self.parameters:
+            y += self.b
         return y
-
-    def weights(self, training=False):
-        """The weights and the bias, None if there is none; in evaluation the frozen ones."""
-        if self.frozen is None or training:
-            return self.w, self.b if "b" in self.parameters else None
-        return self.frozen
-
-    def freeze(self, before=None):
-        self.frozen = self.weights(training=True)
-
-    def absorb(self, scale, shift):
-        weights, bias = self.frozen
-        self.frozen = weights * scale[:, None, None, None], shift if bias is None else bias * scale + shift
-        return True
 
     def backward(self, dy):
         xp = library(dy)
@@ -66,8 +68,8 @@ class Conv2d(Layer):
         matrix = self.w.reshape(self.outputs, -1)               # (O, k, k, C) -> (O, k·k·C)
         dw = self.dw.reshape(self.outputs, -1).zero_()
         for part, patches in zip(self.parts(dy), self.p, strict=True):
-            rows = dy[part].reshape(-1, self.outputs)           # (n, H', W', O) -> (n·H'·W', O)
-            dw.addmm_(rows.T, patches)                          # (O, k·k·C) += (O, n·H'·W') @ (n·H'·W', k·k·C)
+            rows = dy[part].reshape(-1, self.outputs)       # (n, H', W', O) -> (n·H'·W', O)
+            dw.addmm_(rows.T, patches)                      # (O, k·k·C) += (O, n·H'·W') @ (n·H'·W', k·k·C)
             if dx is not None:
                 dx[part] = self.gather(rows @ matrix, dx[part].shape)
         if "b" in self.parameters:
@@ -75,27 +77,31 @@ class Conv2d(Layer):
         return dx
 
     def output_size(self, h, w):
+        """H' and W', or a ValueError if the padded image is smaller than the kernel."""
         k, s, p = self.kernel, self.stride, self.padding
         if min(h, w) + 2 * p < k:
-            raise ValueError(f"Conv2d with a kernel of {k} and padding {p} cannot work on an image of {h}x{w}")
+            raise ValueError(
+                f"Conv2d with a kernel of {k} and padding {p} cannot work on an image of {h}x{w}")
         return (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
 
     def parts(self, y):
-        """The batch in slices of a few images, as many as PATCH_NUMBERS allows."""
+        """The batch in slices of as many images as PATCH_NUMBERS allows, at least one."""
         n, h, w, _ = y.shape
         step = max(1, PATCH_NUMBERS // (h * w * self.kernel ** 2 * self.inputs))
         return [slice(i, i + step) for i in range(0, n, step)]
 
     def places(self, h, w):
-        """For each position (i, j) in the kernel, the pixels of the padded image that it meets: two strided slices."""
-        s, (rows, columns) = self.stride, self.output_size(h, w)
+        """For each position (i, j) in the kernel, the pixels of the padded image, as two strided slices."""
+        s = self.stride
+        rows, columns = self.output_size(h, w)
         for i in range(self.kernel):
             for j in range(self.kernel):
                 yield i, j, slice(i, i + s * rows, s), slice(j, j + s * columns, s)
 
     def patches(self, x):
-        """Every patch as a row, in one copy at most: (n, H, W, C) -> (n·H'·W', k·k·C)."""
-        (n, h, w, c), k, p = x.shape, self.kernel, self.padding
+        """Every patch as a row: (n, H, W, C) -> (n·H'·W', k·k·C)."""
+        n, h, w, c = x.shape
+        k, p = self.kernel, self.padding
         if p:
             padded = zeros((n, h + 2 * p, w + 2 * p, c), x)
             padded[:, p:p + h, p:p + w] = x
@@ -103,8 +109,9 @@ class Conv2d(Layer):
         return windows(x, k, self.stride).reshape(-1, k * k * c)
 
     def gather(self, dpatches, shape):
-        """The transpose of `patches`: each pixel's gradient is the sum over its places: (n·H'·W', k·k·C) -> (n, H, W, C)."""
-        (n, h, w, c), k, p = shape, self.kernel, self.padding
+        """The transpose of `patches`: each pixel sums its copies, (n·H'·W', k·k·C) -> (n, H, W, C)."""
+        n, h, w, c = shape
+        k, p = self.kernel, self.padding
         dpatches = dpatches.reshape(n, *self.output_size(h, w), k, k, c)
         padded = zeros((n, h + 2 * p, w + 2 * p, c), dpatches)
         for i, j, rows, columns in self.places(h, w):

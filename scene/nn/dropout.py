@@ -1,16 +1,27 @@
-"""Dropout: in training every number is missing now and then, so that no other relies on it alone.
+"""Dropout: sets random numbers to 0 in training, so that the network does not rely on any single one.
 
-Next: ../models.py
+Next: fold.py
 """
 
 from scene.nn.layer import Layer
 
 
 class Dropout(Layer):
-    """y = x · m / (1 - rate), where each m is 0 with probability `rate`, else 1, drawn anew each step; in evaluation y = x.
+    """y = x · m / (1 - rate), where each m is 0 with probability `rate`, else 1, drawn anew at each step.
 
-    x, y: any shape.   dx = dy · m / (1 - rate).   The division keeps the expected value of y at x.
+    x, y: any shape.   dx = dy · m / (1 - rate)
+    In evaluation y = x. The division keeps the expected value of y at x.
     Source: Srivastava et al., Dropout (2014), §4 and §10.
+
+    >>> layer = Dropout(0.5)
+    >>> layer.forward(tensor([1., 2., 3.])).tolist()            # evaluation
+    [1.0, 2.0, 3.0]
+    >>> network = Network(layer).start(torch.Generator())
+    >>> y = layer.forward(torch.ones(1000), training=True)
+    >>> sorted(set(y.tolist())), round(y.mean().item())         # 0 or 1 / (1 - 0.5), on average 1
+    ([0.0, 2.0], 1)
+    >>> torch.equal(layer.backward(torch.ones(1000)), y)        # the same mask
+    True
     """
 
     def __init__(self, rate):

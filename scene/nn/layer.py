@@ -1,25 +1,26 @@
-"""The layer contract, the two ways to combine layers, and the flat vectors that hold every number of a network.
+"""The layer contract, two ways to combine layers, and the flat vectors that hold a network's numbers.
 
     y  = layer.forward(x, training=True)
-    dx = layer.backward(dy)                 given dy = ∂L/∂y, writes the parameters' gradients and returns dx = ∂L/∂x
+    dx = layer.backward(dy)             given dy = ∂L/∂y, writes the parameters' gradients, returns dx = ∂L/∂x
 
 - `backward` writes gradients, it never adds: each layer is used once a step, so nothing needs zeroing.
-- A layer never writes into an array it received; an array it returned stays valid until its next call.
-- Evaluation (`training=False`) runs on torch tensors and NumPy arrays alike, and remembers nothing of x. (A frozen layer may keep what
-  it has worked out of its weights.)
+- A layer never writes into an array it received. An array it returned stays valid until its next call.
+- Evaluation (`training=False`) runs on torch tensors and NumPy arrays alike, and remembers nothing.
 
-Next: linear.py
+Next: arrays.py
 """
 
+import inspect
+from functools import cache
 from typing import NamedTuple
 
 from scene.nn.arrays import adopt
 
 
 class Parameter(NamedTuple):
-    """What a layer asks for: an array of this shape, started as mean + std · normal(0, 1).
+    """A declaration: an array of this shape, started as mean + std · normal(0, 1).
 
-    Weight decay pulls only `decay` parameters towards 0: weights, but neither biases nor the scales of a norm.
+    Weight decay pulls only `decay` parameters towards 0: weights, but neither biases nor a norm's scales.
     """
 
     shape: tuple
@@ -29,19 +30,26 @@ class Parameter(NamedTuple):
 
 
 class Layer:
-    """A function with parameters. A layer declares `parameters` and `statistics`; the network makes attributes of them.
+    """A function with parameters.
 
-    A parameter "w" becomes two views into the network's flat vectors, `self.w` and its gradient `self.dw`; a statistic
-    "mean" (remembered from training, not learned by gradient) becomes `self.mean`. `generator` is the loop's source of
-    randomness. Where `needs_dx` is False nobody reads dx, and a layer may return None for it.
+    A layer declares `parameters` and `statistics`, and the network provides the arrays. A parameter "w"
+    becomes two views into the network's flat vectors, `self.w` and its gradient `self.dw`. A statistic "mean"
+    (measured in training, not learned by gradient) becomes `self.mean`. `generator` is the training loop's
+    source of randomness. Where `needs_dx` is False nobody reads dx, and a layer may return None for it.
     """
 
     parameters = {}
     statistics = {}
     generator = None
     needs_dx = True
-    frozen = None                       # what `freeze` has worked out
-    closed = False                      # not trained for now: see Residual
+
+    def __new__(cls, *arguments, **options):
+        layer = super().__new__(cls)
+        layer.call = arguments, options         # how it was made: the model file keeps that
+        return layer
+
+    def __init__(self):
+        """Layers without arguments refuse any."""
 
     def forward(self, x, training=False):
         raise TypeError(f"{type(self).__name__} has no forward pass")
@@ -49,29 +57,48 @@ class Layer:
     def backward(self, dy):
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
-    def freeze(self, before=None):
-        """Works out once what evaluation needs of the weights. They must not change any more, unless placed anew.
-
-        before: the layer whose output goes to this one and nowhere else, if there is one.
-        """
-
-    def absorb(self, scale, shift):
-        """Makes a frozen layer's output scale · y + shift, both (C,), if its own weights can do that: then True."""
-        return False
-
     def walk(self, name=""):
-        """Every simple layer in here, with its name: ("3.body.0.", layer), … A layer made of layers walks through them."""
+        """Yields each simple layer with its name, ("3.body.0.", layer): itself, or the layers inside it."""
         yield name, self
 
     def expect(self, x, *shape):
-        """Refuses an x of another shape; None stands for any length, so (None, 8) is any number of rows of 8."""
-        if len(x.shape) != len(shape) or any(want not in (None, got) for want, got in zip(shape, x.shape, strict=True)):
+        """Refuses an x of another shape. None is any length: (None, 8) is any number of rows of 8."""
+        got = tuple(x.shape)
+        if len(got) != len(shape) or any(a not in (None, b) for a, b in zip(shape, got, strict=True)):
             wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            raise ValueError(f"{type(self).__name__} takes an array of shape ({wanted}), not {tuple(x.shape)}")
+            raise ValueError(f"{type(self).__name__} takes an array of shape ({wanted}), not {got}")
+
+    def arguments(self):
+        """The arguments it was made with, defaults included: {"inputs": 3, "outputs": 2, …}."""
+        positional, named = self.call
+        bound = signature(type(self)).bind(self, *positional, **named)
+        bound.apply_defaults()
+        return dict(list(bound.arguments.items())[1:])          # without self
+
+    def __repr__(self):
+        """The constructor call that makes this layer again: "Linear(inputs=3, outputs=2)"."""
+        arguments = [f"{name}={value!r}" for name, value in self.arguments().items()]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+@cache
+def signature(kind):
+    """The signature of a layer class's constructor, worked out once."""
+    return inspect.signature(kind.__init__)
 
 
 class Sequential(Layer):
-    """One layer after the other: y = fₙ(… f₂(f₁(x))).   dx by the chain rule, from the last layer to the first."""
+    """One layer after the other: y = fₙ(… f₂(f₁(x))).   dx by the chain rule, from the last to the first.
+
+    >>> from scene.nn.linear import Linear
+    >>> network = Network(Sequential(Linear(1, 1), Linear(1, 1))).start(torch.Generator())
+    >>> network.params[:] = tensor([2, 3, 10, 100])             # weights 2 and 3, biases 10 and 100
+    >>> network.forward(tensor([[5.]]), training=True).tolist()         # 3 · (2·5 + 10) + 100
+    [[160.0]]
+    >>> network.backward(tensor([[1.]]))
+    >>> network.grads.tolist()              # dw = 3·5 and 2·5 + 10, db = 3 and 1
+    [15.0, 20.0, 3.0, 1.0]
+    """
 
     def __init__(self, *layers):
         self.layers = layers
@@ -88,60 +115,45 @@ class Sequential(Layer):
                 break
         return dy
 
-    def freeze(self, before=None):
-        for layer in self.layers:
-            layer.freeze(before)
-            before = layer
-
     def walk(self, name=""):
         for i, layer in enumerate(self.layers):
             yield from layer.walk(f"{name}{i}.")
 
+    def __repr__(self):
+        """Its name and its layers, also where a subclass makes them itself."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
 
 class Residual(Layer):
-    """A detour and a short cut: y = body(x) + shortcut(x), where the short cut is x itself unless a layer is given.
+    """A body and a shortcut around it: y = body(x) + shortcut(x).
 
     x: (N, …), y: (N, …).   dx = body.backward(dy) + shortcut.backward(dy)
-    The gradient reaches x undiminished by the short cut, however deep the body.
+    Without a layer as the shortcut, shortcut(x) = x: the gradient reaches x undiminished, however deep the
+    body.
+    Source: He, Zhang, Ren, Sun, Deep Residual Learning (2015), §3.2.
 
-    While its body is closed, training takes the short cut alone, y = shortcut(x), and the body's gradients are 0: a network may
-    begin shallow, where its steps are quick, and go on deep.
-    Source: He, Zhang, Ren, Sun, Deep Residual Learning (2015), §3.2; Huang et al., Deep Networks with Stochastic Depth (2016), for
-    bodies that are left out, there by chance.
+    >>> from scene.nn.activation import ReLU
+    >>> layer = Residual(ReLU())
+    >>> layer.forward(tensor([-1., 2.]), training=True).tolist()        # 0 - 1 and 2 + 2
+    [-1.0, 4.0]
+    >>> layer.backward(tensor([10., 10.])).tolist()                     # 0 + 10 and 10 + 10
+    [10.0, 20.0]
     """
 
     def __init__(self, body, shortcut=None):
         self.body, self.shortcut = body, shortcut
 
-    def close(self, closed=True):
-        """Leaves the body out of training, from the start, or takes it in."""
-        for _, layer in self.body.walk():
-            layer.closed = closed
-        self.closed = closed
-
     def forward(self, x, training=False):
-        s = x if self.shortcut is None else self.shortcut.forward(x, training)
-        if training and self.closed:
-            return s
         y = self.body.forward(x, training)
+        s = x if self.shortcut is None else self.shortcut.forward(x, training)
         if y.shape != s.shape:
-            raise ValueError(f"Residual adds its body's {tuple(y.shape)} to its short cut's {tuple(s.shape)}")
+            raise ValueError(f"Residual adds its body's {tuple(y.shape)} to its shortcut's {tuple(s.shape)}")
         return y + s
 
     def backward(self, dy):
-        ds = dy if self.shortcut is None else self.shortcut.backward(dy)
-        if self.closed:
-            for _, layer in self.body.walk():
-                for name in layer.parameters:
-                    getattr(layer, "d" + name).zero_()
-            return ds
         dx = self.body.backward(dy)
+        ds = dy if self.shortcut is None else self.shortcut.backward(dy)
         return None if dx is None or ds is None else dx + ds
-
-    def freeze(self, before=None):
-        for path in (self.body, self.shortcut):
-            if path is not None:
-                path.freeze()               # without `before`, whose output goes both ways
 
     def walk(self, name=""):
         yield from self.body.walk(name + "body.")
@@ -160,10 +172,19 @@ class Slot(NamedTuple):
 
 
 class Network(Sequential):
-    """A sequence of layers and the memory for all their numbers: `params`, `grads` and `state`, three flat vectors.
+    """A sequence of layers, and three flat vectors for all their numbers: `params`, `grads` and `state`.
 
-    Decayed parameters lie first, in `params[:decayed]`. So a step of the optimizer, an average, a copy or a checkpoint
-    is an operation or two on whole vectors, however many layers there are.
+    Decayed parameters lie first, in `params[:decayed]`. So a step of the optimizer, an average, a copy or a
+    checkpoint is an operation or two on whole vectors, however many layers there are.
+
+    >>> from scene.nn.linear import Linear
+    >>> layer = Linear(2, 1)
+    >>> network = Network(layer, Linear(1, 1)).start(torch.Generator())
+    >>> list(network.arrays())
+    ['0.w', '1.w', '0.b', '1.b']
+    >>> network.params[:] = tensor([1, 2, 3, 4, 5])
+    >>> layer.w.tolist(), layer.b.tolist()              # views of network.params
+    ([[1.0, 2.0]], [4.0])
     """
 
     def __init__(self, *layers):
@@ -180,10 +201,8 @@ class Network(Sequential):
                 break
 
     def place(self, params, state, grads=None):
-        """Gives every layer its views of these vectors, of either library; without `grads` it can only predict."""
+        """Gives every layer its views of these vectors, of either library. Prediction needs no `grads`."""
         self.params, self.state, self.grads = params, state, grads
-        for _, layer in self.walk():
-            layer.frozen = None
         for slot in self.parameter_slots:
             setattr(slot.layer, slot.attribute, view(params, slot))
             if grads is not None:
@@ -193,7 +212,7 @@ class Network(Sequential):
         return self
 
     def start(self, generator, device="cpu", dtype=None):
-        """Allocates the vectors and draws the first parameters, on the CPU, so that every device starts alike."""
+        """Allocates the vectors and draws the parameters, on the CPU, so that every device starts alike."""
         import torch  # here, not above: prediction needs none
 
         def vector(size, slots):
@@ -211,16 +230,23 @@ class Network(Sequential):
         return self.place(params, vector(self.state_size, self.statistic_slots), torch.zeros_like(params))
 
     def reuse(self, other):
-        """Takes over what another network has learned: every array of the same name and shape, but for the last layer's.
+        """Copies from another network every array of the same name and shape, except the last layer's.
 
         Returns the names of those arrays. The other network may be on the other library.
         """
-        last, theirs = f"{len(self.layers) - 1}.", other.arrays()
+        last = f"{len(self.layers) - 1}."
+        theirs = {name: array for name, array in other.arrays().items() if not name.startswith(last)}
         fitting = {name: array for name, array in self.arrays().items()
-                   if not name.startswith(last) and name in theirs and theirs[name].shape == tuple(array.shape)}
+                   if name in theirs and theirs[name].shape == tuple(array.shape)}
         for name, array in fitting.items():
             array[...] = adopt(theirs[name], array)
         return list(fitting)
+
+    @property
+    def architecture(self):
+        """The arguments that a network was made with, except the number of classes, as JSON has them."""
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in self.arguments().items() if name != "classes"}
 
     def arrays(self):
         """Every parameter and statistic by name, {"3.body.0.w": array, …}, as views."""
@@ -237,7 +263,7 @@ def length(shape):
 
 
 def lay_out(wanted):
-    """Puts parameters one behind the other: [(layer's name, layer, key, Parameter)] -> (slots, total length)."""
+    """Lays arrays end to end: [(layer's name, layer, key, Parameter)] -> (slots, total length)."""
     slots, start = [], 0
     for name, layer, key, declared in wanted:
         slots.append(Slot(name + key, layer, key, start, declared))

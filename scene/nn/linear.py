@@ -1,4 +1,4 @@
-"""The fully connected layer, and the step from images to rows.
+"""The fully connected layer, and the layer that turns images into rows.
 
 Next: activation.py
 """
@@ -12,8 +12,20 @@ class Linear(Layer):
 
     x: (N, I), y: (N, O).   W: (O, I), b: (O,).
     Given dy = ∂L/∂y:   dx = dy W    dW = dyᵀ x    db = Σₙ dyₙ
-    W starts normal with standard deviation √(2/I), so that a ReLU behind it keeps the variance (He et al. 2015, §2.2).
+    W starts normal with standard deviation √(2/I), so a ReLU after it keeps the variance (He et al. 2015,
+    §2.2).
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §6.5.
+
+    >>> layer = Linear(2, 2)
+    >>> network = Network(layer).start(torch.Generator())
+    >>> network.params[:] = tensor([1, 2, 3, 4, 5, 6])              # W = [[1, 2], [3, 4]], b = [5, 6]
+    >>> layer.forward(tensor([[1., 2.]]), training=True).tolist()   # [[1·1 + 2·2 + 5, 1·3 + 2·4 + 6]]
+    [[10.0, 17.0]]
+    >>> layer.needs_dx = True                           # else a network's first layer computes no dx
+    >>> layer.backward(tensor([[1., 10.]])).tolist()    # dx = [[1·1 + 10·3, 1·2 + 10·4]]
+    [[31.0, 42.0]]
+    >>> network.grads.tolist()                          # dW = [[1·1, 1·2], [10·1, 10·2]], db = [1, 10]
+    [1.0, 2.0, 10.0, 20.0, 1.0, 10.0]
     """
 
     def __init__(self, inputs, outputs):
@@ -33,13 +45,20 @@ class Linear(Layer):
 
     def backward(self, dy):
         xp = library(dy)
-        xp.mm(dy.T, self.x, out=self.dw)            # (O, N) @ (N, I) -> (O, I), into the network's gradient vector
+        xp.mm(dy.T, self.x, out=self.dw)            # (O, N) @ (N, I) -> (O, I), written into network.grads
         xp.sum(dy, 0, out=self.db)                  # (N, O) -> (O,)
         return dy @ self.w if self.needs_dx else None       # (N, O) @ (O, I) -> (N, I)
 
 
 class Flatten(Layer):
-    """Each image as one row: y = x, seen as (N, H·W·C).   dx = dy, seen as (N, H, W, C)."""
+    """Each image as one row: y = x, reshaped to (N, H·W·C).   dx = dy, reshaped to (N, H, W, C).
+
+    >>> layer = Flatten()
+    >>> layer.forward(tensor([[[[1, 2]], [[3, 4]]]]), training=True).tolist()   # 2x1 pixels, 2 channels
+    [[1, 2, 3, 4]]
+    >>> layer.backward(tensor([[5, 6, 7, 8]])).tolist()
+    [[[[5, 6]], [[7, 8]]]]
+    """
 
     def forward(self, x, training=False):
         if training:

@@ -1,9 +1,9 @@
-"""How wrong the network is: one number, and the gradient that training starts from.
+"""The loss: one number for how wrong the network is, and the gradient where the backward pass starts.
 
-A loss takes logits z: (N, K), one score for each of K classes, and labels: (N,), the number of each photo's class.
-`forward` returns L, the mean over the photos; `backward` returns dz = ∂L/∂z.
+A loss takes logits z: (N, K), one score for each of K classes, and labels: (N,), the index of each photo's
+class. `forward` returns L, the mean over the photos. `backward` returns dz = ∂L/∂z.
 
-Next: normalize.py
+Next: layer.py
 """
 
 from scene.nn.arrays import library
@@ -12,7 +12,11 @@ from scene.nn.arrays import library
 def softmax(z):
     """Scores to probabilities: pₖ = exp zₖ / Σⱼ exp zⱼ.   z, p: (N, K).
 
-    Taking the largest score off first changes nothing, and exp cannot overflow.
+    Subtracting the largest score first does not change p, and keeps exp from overflowing.
+
+    >>> z = tensor([[1., 3.]]).log()                            # so exp z = (1, 3)
+    >>> softmax(z).round(decimals=4).tolist()                   # 1/4 and 3/4
+    [[0.25, 0.75]]
     """
     xp = library(z)
     p = xp.exp(z - xp.amax(z, 1)[:, None])          # (N, K) - (N, 1) -> (N, K)
@@ -21,16 +25,24 @@ def softmax(z):
 
 
 def one_hot(labels, z):
-    """t: (N, K) with 1 in the column of the photo's class, else 0."""
+    """t: (N, K), 1 in the column of each photo's class, else 0."""
     return z.new_zeros(z.shape).scatter_(1, labels[:, None], 1)
 
 
 class CrossEntropy:
-    """Cross-entropy of softmax(z) with smoothed labels: L = -1/N Σₙ Σₖ qₙₖ log pₙₖ, where q = (1 - ε) t + ε/K.
+    """Cross-entropy of softmax(z) with smoothed labels q: L = -1/N Σₙ Σₖ qₙₖ log pₙₖ,   q = (1 - ε) t + ε/K.
 
     Given p = softmax(z):   dz = (p - q) / N
-    The smoothing ε keeps the network from chasing certainty: at ε = 0.1 it stops pushing where p reaches about 0.9.
-    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §6.2.2; Szegedy et al., Rethinking Inception (2015), §7.
+    Smoothing limits overconfidence: at ε = 0.1 the gradient vanishes where p is about 0.9.
+    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §6.2.2; Szegedy et al., Rethinking
+    the Inception Architecture (2015), §7.
+
+    >>> loss = CrossEntropy()
+    >>> z = tensor([[1., 3.]]).log()                            # so p = (1/4, 3/4)
+    >>> round(loss.forward(z, tensor([0])).item(), 4)           # -log 1/4
+    1.3863
+    >>> loss.backward().round(decimals=4).tolist()              # p - (1, 0)
+    [[-0.75, 0.75]]
     """
 
     def __init__(self, smoothing=0.0):
@@ -47,11 +59,18 @@ class CrossEntropy:
 
 
 class MeanSquaredError:
-    """Squared distance of p = softmax(z) from the one-hot label: L = 1/N Σₙ Σₖ (pₙₖ - tₙₖ)², known as the Brier score.
+    """Squared distance of p = softmax(z) from the one-hot t, the Brier score: L = 1/N Σₙ Σₖ (pₙₖ - tₙₖ)².
 
     Given dp = 2 (p - t) / N:   dz = p (dp - Σⱼ dpⱼ pⱼ)
-    It is least where p is the true probability, so probabilities trained with it can be read as such.
+    The expected loss is least where p is the true probability, so p can be read as a probability.
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+
+    >>> loss = MeanSquaredError()
+    >>> z = tensor([[1., 3.]]).log()                            # so p = (1/4, 3/4)
+    >>> round(loss.forward(z, tensor([0])).item(), 4)           # (3/4)² + (3/4)²
+    1.125
+    >>> loss.backward().round(decimals=4).tolist()              # dp = (-3/2, 3/2), and Σⱼ dpⱼ pⱼ = 3/4
+    [[-0.5625, 0.5625]]
     """
 
     def forward(self, z, labels):

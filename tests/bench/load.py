@@ -1,13 +1,14 @@
-"""scene.serve under load, and where the time of one request goes: python -m tests.bench.load MODEL [SECONDS]
+"""The parts of a warm request, and scene.serve under load: python -m tests.bench.load MODEL [SECONDS]
 
-First the parts of a warm request for a 640x480 JPEG, in this process, on one core. Then a server process and four clients, each with a
-connection and the next request as soon as the last is answered: requests per second, p50 and p99 of what the clients wait, and the
-server's memory. SECONDS: how long, 60 unless given. The clients need a core for themselves.
+First the parts of a request about a 640x480 JPEG, in this process, on one core. Then a server process and
+four clients, each of which sends its next request as soon as the last is answered: requests per second, p50
+and p99 of the clients' waiting time, and the server's memory. SECONDS: how long (default: 60). The clients
+need a core of their own.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"         # before NumPy is imported: one core, as in AWS Lambda below 1.8 GB
+os.environ["OMP_NUM_THREADS"] = "1"         # before NumPy is imported: one core, as in AWS Lambda to 1.8 GB
 
 import base64  # noqa: E402
 import http.client  # noqa: E402
@@ -23,14 +24,18 @@ from pathlib import Path  # noqa: E402
 
 from PIL import Image  # noqa: E402
 
-from scene import endpoint, serve  # noqa: E402
+from scene import serve  # noqa: E402
+from scene.answer import endpoint  # noqa: E402
+from scene.answer.classifier import Classifier  # noqa: E402
 
-CLIENTS, WARM = 4, 300
+CLIENTS = 4
+WARM = 300                  # requests, the first 10 of which are the warm-up
 
 
 def request(mode):
-    """A request with one of the example's photos, made 640x480."""
-    photo = Image.open(Path(__file__).parents[2] / "datasets/test/ocean/ocean_000.jpg").resize((640, 480), Image.Resampling.BICUBIC)
+    """A request with one of the example's photos, resized to 640x480."""
+    path = Path(__file__).parents[2] / "datasets/test/ocean/ocean_000.jpg"
+    photo = Image.open(path).resize((640, 480), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=90)
     print(f"A JPEG of 640x480, {file.tell() / 1000:.0f} kB; {mode}")
@@ -38,15 +43,18 @@ def request(mode):
 
 
 def warm(model, body):
-    """Prints the median milliseconds of the parts of a request, with memory kept as in scene.serve and in the stack."""
+    """Prints the median milliseconds of a request's parts, with malloc tuned as in scene.serve."""
     serve.tune_memory()
-    parts = [endpoint.answer(body, "bench", lambda mode: model)[2]["milliseconds"] for _ in range(WARM)][10:]
-    print(f"Warm, median of {len(parts)}: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.2f} ms" for name in parts[0]))
+    entries = [endpoint.answer(body, "bench", lambda mode: model)[2] for _ in range(WARM)][10:]
+    parts = [entry["milliseconds"] for entry in entries]
+    medians = [f"{name} {statistics.median(part[name] for part in parts):.2f} ms" for name in parts[0]]
+    print(f"Warm, median of {len(parts)}: {', '.join(medians)}")
 
 
 def client(port, body, until):
-    """The seconds that each answer took."""
-    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=30), []
+    """Sends one request after the other until then; returns the seconds that each answer took."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    times = []
     while time.perf_counter() < until:
         started = time.perf_counter()
         connection.request("POST", "/get_scene", body)
@@ -64,9 +72,10 @@ def memory(process):
 
 
 def load(path, body, seconds):
-    """Prints what the clients of a server saw."""
+    """Prints the rate, the waiting times of the clients and the memory of a server."""
     command = [sys.executable, "-m", "scene.serve", "--model", path, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(CLIENTS + 1) as pool:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process, ThreadPoolExecutor(CLIENTS + 1) as pool:
         port = int(re.search(r":(\d+)/get_scene", process.stdout.readline())[1])
         pool.submit(process.stdout.read)                # its log
         client(port, body, time.perf_counter() + 1)
@@ -74,16 +83,19 @@ def load(path, body, seconds):
         started = time.perf_counter()
         clients = [pool.submit(client, port, body, started + seconds) for _ in range(CLIENTS)]
         times = sorted(t for client in clients for t in client.result())
-        took, (after, peak) = time.perf_counter() - started, memory(process)
+        took = time.perf_counter() - started
+        after, peak = memory(process)
         process.terminate()
     p50, p99 = (1000 * times[int(share * len(times))] for share in (0.5, 0.99))
-    print(f"{CLIENTS} clients for {took:.0f} s: {len(times)} answers, {len(times) / took:.0f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+    print(f"{CLIENTS} clients for {took:.0f} s: {len(times)} answers, {len(times) / took:.0f}/s, "
+          f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
           f"memory {before:.0f} MB before, {after:.0f} MB after, {peak:.0f} MB at most")
 
 
 if __name__ == "__main__":
-    path, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60
-    model = endpoint.load_model(Path(path).read_bytes())
-    body = request(model.classifier.network.mode)
+    path = sys.argv[1]
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 60
+    model = Classifier.open(path)
+    body = request(model.mode)
     warm(model, body)
     load(path, body, seconds)

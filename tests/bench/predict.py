@@ -1,8 +1,8 @@
 """One photo, from its bytes to its probabilities: python -m tests.bench.predict [ROUNDS]
 
-Ours on NumPy and on torch, beside eager torch.nn and onnxruntime: the same pre-trained CNN, the photo and its mirror image in one
-batch, one thread. All take turns; median and 99th percentile in milliseconds. Decoding, of a JPEG of 640x480, is the same for all:
-photo.decode.
+Ours on NumPy and on torch, beside eager torch.nn and onnxruntime, on one thread: the same pretrained CNN, the
+photo and its mirror image in one batch. All take turns, and their median and 99th percentile are printed in
+milliseconds. Decoding a JPEG of 640x480 is the same for all: photos/decode.py.
 
 onnx and onnxruntime are installed under build/, for this measurement alone.
 """
@@ -19,20 +19,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from scene import modelfile, photo
-from scene.predict import PRETRAINED, Classifier
+from scene.answer import modelfile
+from scene.answer.classifier import PRETRAINED, Classifier
+from scene.photos.decode import decode
 from scene.serve import tune_memory
 from tests.twins import twin
 
 ROOT = Path(__file__).parents[2]
 RIVALS = ROOT / "build/predict"
+MODE = "CNN"
 
 
 def make_photo():
-    """The bytes of a JPEG as a camera makes them: 640x480, smooth, with some noise."""
+    """The bytes of a JPEG like a camera's: 640x480, smooth, with some noise."""
     generator = np.random.default_rng(0)
-    smooth = Image.fromarray(generator.integers(256, size=(12, 16, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
-    pixels = np.asarray(smooth, np.int16) + generator.integers(-8, 9, (480, 640, 3))
+    coarse = Image.fromarray(generator.integers(256, size=(12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+    pixels = smooth + generator.integers(-8, 9, (480, 640, 3))
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -40,10 +43,7 @@ def make_photo():
 
 def ours(data, arrays):
     """Our Classifier on either library: pixels -> probabilities."""
-    network, card = modelfile.load(data)
-    if arrays == "torch":
-        network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
-    classifier = Classifier(network, card)
+    classifier = Classifier.load(data, arrays)
     return lambda pixels: classifier.probabilities(pixels[None])[0]
 
 
@@ -71,8 +71,7 @@ def theirs(data):
             return probabilities(module(torch.from_numpy(both(pixels))).numpy())
 
     if not RIVALS.exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--only-binary=:all:", "-c", ROOT / "constraints.txt", "--target", RIVALS]
-        subprocess.run([*command, "onnx", "onnxruntime"], check=True)
+        install_rivals()
     sys.path.append(str(RIVALS))
     import onnxruntime
 
@@ -84,41 +83,51 @@ def theirs(data):
     return eager, lambda pixels: probabilities(session.run(None, {"x": both(pixels)})[0])
 
 
+def install_rivals():
+    """Installs onnx and onnxruntime in RIVALS."""
+    options = ["-q", "--only-binary=:all:", "-c", ROOT / "constraints.txt", "--target", RIVALS]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "onnx", "onnxruntime"], check=True)
+
+
 def milliseconds(function, *arguments):
+    """How long a call takes."""
     start = time.perf_counter()
     function(*arguments)
     return 1000 * (time.perf_counter() - start)
 
 
 def say(name, times, ratio=""):
-    print(f"{name:14} median {statistics.median(times):6.2f} ms   p99 {statistics.quantiles(times, n=100)[98]:6.2f} ms   {ratio}")
+    """Prints a line of the result."""
+    p99 = statistics.quantiles(times, n=100)[98]
+    print(f"{name:14} median {statistics.median(times):6.2f} ms   p99 {p99:6.2f} ms   {ratio}")
 
 
 def main(rounds):
     torch.set_num_threads(1)
     tune_memory()                                           # all sides gain from it
-    data, picture = Path(PRETRAINED["CNN"]).read_bytes(), make_photo()
+    data, photo = Path(PRETRAINED[MODE]).read_bytes(), make_photo()
     sides = {"NumPy": ours(data, "numpy"), "torch": ours(data, "torch")}
     sides["torch.nn"], sides["onnxruntime"] = theirs(data)
     size = modelfile.load(data)[0].image_size
-    pixels = photo.decode(picture, size)
+    pixels = decode(photo, size)
     for name, side in sides.items():
         np.testing.assert_allclose(side(pixels), sides["NumPy"](pixels), atol=1e-4, err_msg=name)
 
-    decode, model = [], {name: [] for name in sides}
+    decoding, predicting = [], {name: [] for name in sides}
     for _ in range(rounds):
-        decode.append(milliseconds(photo.decode, picture, size))
+        decoding.append(milliseconds(decode, photo, size))
         for name, side in sides.items():
-            model[name].append(milliseconds(side, pixels))
-    say("decode", decode)
-    for name, times in model.items():
-        say(name, times, f"torch.nn / this: {statistics.median(model['torch.nn']) / statistics.median(times):.2f}")
-    for name, times in model.items():
-        whole = [a + b for a, b in zip(decode, times, strict=True)]
-        say(f"+ {name}", whole)
+            predicting[name].append(milliseconds(side, pixels))
+    say("decode", decoding)
+    usual = statistics.median(predicting["torch.nn"])
+    for name, times in predicting.items():
+        say(name, times, f"torch.nn / this: {usual / statistics.median(times):.2f}")
+    for name, times in predicting.items():
+        say(f"+ {name}", [a + b for a, b in zip(decoding, times, strict=True)])
 
 
 if __name__ == "__main__":
-    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":       # NumPy's matrix library reads it when it is loaded
-        os.execve(sys.executable, [sys.executable, "-m", "tests.bench.predict", *sys.argv[1:]], os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":       # NumPy's BLAS reads it when it is loaded
+        command = [sys.executable, "-m", "tests.bench.predict", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"OPENBLAS_NUM_THREADS": "1"})
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)

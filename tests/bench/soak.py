@@ -1,6 +1,6 @@
-"""What is too long for the suite: python -m tests.bench.soak PART [--count N]
+"""Tests that are too long for the suite: python -m tests.bench.soak PART [--count N]
 
-Each part repeats for long what a test does for a second, ends with an error at the first failure, and prints what was tried.
+Each part repeats a test of the suite many times, stops at the first failure, and prints the figures.
 """
 
 import argparse
@@ -19,26 +19,30 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from scene.endpoint import MAX_REQUEST
+from scene.answer.classifier import PRETRAINED
+from scene.answer.endpoint import MAX_REQUEST
 from scene.serve import BODY_SECONDS, GOODBYE_SECONDS, HEADER_SECONDS, THREADS
 from tests import crash
-from tests.fuzz import DAMAGES
+from tests.asking import Server, body, receive, request
+from tests.fuzz import DAMAGES, is_refused, saved
 from tests.hostile import KINDS
-from tests.test_endpoint import body
-from tests.test_hostile import MEMORY, Endpoint
-from tests.test_modelfile import is_refused, saved
-from tests.test_serve import Server, receive, request
+from tests.trap import MEMORY, Endpoint
 
 ROOT = Path(__file__).parents[2]
-RATE, CLIENTS, HOSTILE = 50, 16, 0.04       # requests a second, connections that they come on, share of hostile ones
-CROWD = 300                                 # connections at once, far more than scene.serve has threads
+RATE = 50                   # requests a second
+CLIENTS = 16                # connections that they come on
+HOSTILE = 0.04              # share of hostile requests
+CROWD = 300                 # connections at once, far more than scene.serve has threads
 
 
 def modelfiles(count):
-    """Damaged and lying model files: each is refused, or says the same as the true one."""
+    """Damaged and false model files: each is refused or equals the true one."""
     with tempfile.TemporaryDirectory() as folder:
         data = saved(Path(folder))
-    outcomes, slowest, started, memory = Counter(), 0, time.perf_counter(), peak()
+    outcomes = Counter()
+    slowest = 0
+    started = time.perf_counter()
+    memory = peak()
     for i in range(count):
         damage = DAMAGES[i % len(DAMAGES)]
         broken = damage(data, Random(i))
@@ -47,14 +51,16 @@ def modelfiles(count):
         slowest = max(slowest, time.perf_counter() - start)
     for damage in DAMAGES:
         refused, same = (outcomes[damage.__name__, outcome] for outcome in (True, False))
-        print(f"{damage.__name__:18} {refused:7} refused {same:7} that say the same")
-    print(f"{count} model files in {time.perf_counter() - started:.0f} s: no crash, no changed weight, class or setting accepted; "
-          f"the slowest took {1000 * slowest:.0f} ms, memory grew by {peak() - memory:.0f} MB")
+        print(f"{damage.__name__:18} {refused:7} refused {same:7} equal to the true file")
+    print(f"{count} model files in {time.perf_counter() - started:.0f} s: no crash, no changed weight, "
+          f"class or setting accepted; the slowest took {1000 * slowest:.0f} ms, "
+          f"memory grew by {peak() - memory:.0f} MB")
 
 
 def requests(count):
-    """Hostile requests to the Lambda function: each gets a right answer, and all that it writes is its log."""
-    statuses, times = Counter(), defaultdict(list)
+    """Hostile requests to the Lambda function: each gets a right answer, and only the log is written."""
+    statuses = Counter()
+    times = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, Endpoint(Path(folder)) as endpoint:
         for i in range(count):
             kind = KINDS[i % len(KINDS)]
@@ -69,60 +75,84 @@ def requests(count):
         memory = endpoint.function.peak_memory()
     for kind in KINDS:
         answered = "  ".join(f"{status}: {statuses[kind, status]:4}" for status in (200, 400, 413))
-        print(f"{kind.__name__:16} {len(times[kind]):5}   {answered}   slowest {1000 * max(times[kind]):5.0f} ms")
+        slowest = 1000 * max(times[kind])
+        print(f"{kind.__name__:16} {len(times[kind]):5}   {answered}   slowest {slowest:5.0f} ms")
     every = sorted(seconds for kind in KINDS for seconds in times[kind])
-    print(f"{count} requests: 0 answers of 5xx, 0 leaks; {in_words(every)}; memory at most {memory / 1e6:.0f} MB; "
+    print(f"{count} requests: no status 5xx, no leaks; {describe(every)}; "
+          f"memory at most {memory / 1e6:.0f} MB; "
           f"written or started: {deeds}; decoders imported: {', '.join(sorted(plugins))}")
     assert not deeds and memory < MEMORY and every[int(0.99 * count)] < 1
 
 
-def in_words(times):
-    """Sorted seconds -> the figures of them."""
+def describe(times):
+    """Sorted seconds as "p50 …, p99 …, slowest …"."""
     p50, p99 = (1000 * times[int(share * len(times))] for share in (0.5, 0.99))
     return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, slowest {1000 * times[-1]:.0f} ms"
 
 
 def serve(seconds):
-    """scene.serve with the pre-trained models: so many seconds of steady work, then more clients than it has threads, then bad ones."""
+    """scene.serve with the pretrained models: steady work, then too many clients, then bad ones."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
             work_steadily(server, seconds)
             crowd(server)
             keep_waiting(server)
-            for name, patience in ("slow headers", HEADER_SECONDS), ("slow bodies", BODY_SECONDS + GOODBYE_SECONDS), \
-                    ("less than announced", BODY_SECONDS + GOODBYE_SECONDS), ("hung up half-way", 0):
-                misbehave(server, name, patience)
+            misbehave(server, "slow headers", HEADER_SECONDS)
+            misbehave(server, "slow bodies", BODY_SECONDS + GOODBYE_SECONDS)
+            misbehave(server, "less than announced", BODY_SECONDS + GOODBYE_SECONDS)
+            misbehave(server, "hung up half-way", 0)
             assert not [line for line in server.lines() if "error" in line]
         finally:
             server.stop()
 
 
 def bodies():
-    """(requests about the example's photos, hostile ones), each as bytes."""
+    """(bodies about the example's photos, hostile bodies), all as bytes."""
     photos = [path.read_bytes() for path in sorted((ROOT / "datasets/test").glob("*/*.jpg"))[::10]]
-    good = [body(mode, photo) for photo in photos for mode in ("CNN", "FCNN")]
-    events = [kind(Random(i)) for kind in KINDS for i in range(10)]
-    bad = [event["body"].encode() if isinstance(event, dict) and isinstance(event.get("body"), str) else json.dumps(event).encode()
-           for event in events]
+    good = [body(mode, photo) for photo in photos for mode in PRETRAINED]
+    bad = [body_of(kind(Random(i))) for kind in KINDS for i in range(10)]
     return good, [each for each in bad if len(each) <= MAX_REQUEST]
 
 
+def body_of(event):
+    """The body of an event of API Gateway. Any other event is a body itself."""
+    if isinstance(event, dict) and isinstance(event.get("body"), str):
+        return event["body"].encode()
+    return json.dumps(event).encode()
+
+
 def work_steadily(server, seconds):
-    """Requests on a fixed schedule, whether or not the last ones are answered. A time is from when a request was due."""
+    """Sends requests on a fixed schedule, whether or not earlier ones are answered, for this long."""
+    statuses, times, memory = send_on_schedule(server, seconds)
+    minute = min(60, len(memory) // 3)
+    early, late = (statistics.median(part) for part in (memory[minute:2 * minute], memory[-minute - 1:-1]))
+    print(f"{len(times)} requests, {RATE}/s for {seconds} s on {CLIENTS} connections: "
+          f"{dict(sorted(statuses.items(), key=str))}; {describe(sorted(times))}; "
+          f"memory {early:.1f} MB in the second {minute} s, {late:.1f} MB in the last "
+          f"({late / early - 1:+.1%}), at most {max(memory):.0f} MB", flush=True)
+    assert set(statuses) <= {200, 400, 413} and abs(late / early - 1) < 0.05
+
+
+def send_on_schedule(server, seconds):
+    """(Counter of statuses, seconds from each request's due time to its answer, memory in MB each second)."""
     good, bad = bodies()
-    statuses, times, turns = Counter(), [], itertools.count()
+    statuses = Counter()
+    times = []
+    turns = itertools.count()
     started = time.perf_counter() + 1
 
     def client():
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         for i in turns:
-            due, random = started + i / RATE, Random(i)
+            due = started + i / RATE
+            random = Random(i)
             if due >= started + seconds:
                 return
             time.sleep(max(0, due - time.perf_counter()))
             try:
-                connection.request("POST", "/get_scene", random.choice(bad if random.random() < HOSTILE else good))
+                data = random.choice(bad if random.random() < HOSTILE else good)
+                connection.request("POST", "/get_scene", data)
                 response = connection.getresponse()
                 response.read()
                 statuses[response.status] += 1
@@ -133,24 +163,20 @@ def work_steadily(server, seconds):
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(client) for _ in range(CLIENTS)]
-        memory = []                                         # MB, once a second
+        memory = []
         while not all(each.done() for each in clients):
             memory.append(resident(server))
             time.sleep(1)
         for each in clients:
             each.result()
-    minute = min(60, len(memory) // 3)
-    early, late = (statistics.median(part) for part in (memory[minute:2 * minute], memory[-minute - 1:-1]))
-    print(f"{len(times)} requests, {RATE}/s for {seconds} s on {CLIENTS} connections: {dict(sorted(statuses.items(), key=str))}; "
-          f"{in_words(sorted(times))}; memory {early:.1f} MB in the second {minute} s, {late:.1f} MB in the last "
-          f"({late / early - 1:+.1%}), at most {max(memory):.0f} MB", flush=True)
-    assert set(statuses) <= {200, 400, 413} and abs(late / early - 1) < 0.05
+    return statuses, times, memory
 
 
 def crowd(server):
-    """Many more connections than threads, each with a request: answered, or refused at once."""
+    """Many more connections than threads, each with a request: it is answered, or refused at once."""
     good = request(data=body(), head="Connection: close\r\n")
-    outcomes, together = [], threading.Barrier(CROWD)
+    outcomes = []
+    together = threading.Barrier(CROWD)
 
     def client(_):
         together.wait()
@@ -164,14 +190,13 @@ def crowd(server):
 
     with ThreadPoolExecutor(CROWD) as pool:
         list(pool.map(client, range(CROWD)))
-    print(f"{CROWD} connections with a request each at once: " + "; ".join(
-        f"{outcome} {len(times)} times, {in_words(times)}" for outcome, times in grouped(outcomes)), flush=True)
-
+    said = [f"{outcome} {len(times)} times, {describe(times)}" for outcome, times in grouped(outcomes)]
+    print(f"{CROWD} connections with a request each at once: {'; '.join(said)}", flush=True)
     assert {outcome for outcome, _ in outcomes} <= {200, 503}
 
 
 def keep_waiting(server):
-    """As many silent connections as there are threads: more are refused at once, until these leave."""
+    """As many silent connections as threads: others are refused at once, until the silent ones leave."""
     held = [server.connect() for _ in range(THREADS - 2)]
     refused = []
     for _ in range(CROWD):
@@ -183,13 +208,13 @@ def keep_waiting(server):
         connection.close()
     recovered = until_answered(server, left)
     ((outcome, times),) = grouped(refused)
-    print(f"{len(held)} silent connections, {CROWD} more: {outcome} {len(times)} times, {in_words(times)}; "
+    print(f"{len(held)} silent connections, {CROWD} more: {outcome} {len(times)} times, {describe(times)}; "
           f"it answers again {recovered:.2f} s after they left", flush=True)
     assert outcome == 503 and recovered < 5
 
 
 def grouped(outcomes):
-    """[(outcome, time)] -> [(outcome, its times in order)]"""
+    """[(outcome, time)] -> [(outcome, its sorted times)]"""
     groups = defaultdict(list)
     for outcome, seconds in outcomes:
         groups[outcome].append(seconds)
@@ -204,32 +229,35 @@ def until_answered(server, since):
 
 
 def misbehave(server, how, patience):
-    """Twenty clients that behave badly: how many threads that costs, for how long, and what others notice."""
-    time.sleep(1)                                           # the threads of those before are gone
-    whole, idle = request(data=body()), threads(server)
-    start = {"slow headers": 10, "slow bodies": 500, "less than announced": len(whole) - 1, "hung up half-way": 500}[how]
+    """Twenty bad clients: how many threads they take, for how long, and how long another client waits."""
+    time.sleep(1)                                           # until the threads of earlier clients have ended
+    whole = request(data=body())
+    idle = threads(server)
+    first = {"slow headers": 10, "slow bodies": 500, "less than announced": -1, "hung up half-way": 500}[how]
     clients = [server.connect() for _ in range(20)]
     started = time.perf_counter()
     for client in clients:
-        client.sendall(whole[:start])
+        client.sendall(whole[:first])
     if how == "hung up half-way":
         for client in clients:
             client.close()
     other = until_answered(server, time.perf_counter())
-    time.sleep(0.2)                                         # the thread of that other client is gone
-    busy, at = [threads(server) - idle], start
-    while busy[-1] > 0 and len(busy) < 100:
+    time.sleep(0.2)                                         # until that client's thread has ended
+    busy = [threads(server) - idle]
+    rest = whole[first:] if how.startswith("slow") else b""
+    for at in range(99):
+        if busy[-1] <= 0:
+            break
         time.sleep(0.2)
-        for client in clients if how.startswith("slow") else ():
-            with suppress(OSError):                         # the server has had enough of it
-                client.sendall(whole[at:at + 1])
-        at += 1
+        for client in clients:
+            with suppress(OSError):                         # the server has hung up
+                client.sendall(rest[at:at + 1])
         busy.append(threads(server) - idle)
     took = time.perf_counter() - started
     for client in clients:
         client.close()
-    print(f"20 clients, {how}: {max(busy)} threads for {took:.1f} s (time-out {patience} s); another client waited {1000 * other:.0f} ms",
-          flush=True)
+    print(f"20 clients, {how}: {max(busy)} threads for {took:.1f} s (time-out {patience} s); "
+          f"another client waited {1000 * other:.0f} ms", flush=True)
     assert max(busy) <= 20 and took < patience + 2
 
 
@@ -242,16 +270,17 @@ def resident(server):
 
 
 def proc(server, name):
-    """A figure of /proc."""
-    return int(re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text(), re.MULTILINE)[1])
+    """A figure from the process's status in /proc."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
 
 
 def peak():
-    """The most memory that this process has held so far, in MB."""
+    """The most memory that this process has held, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-PARTS = {                                                   # what to do, and how often unless told
+PARTS = {                                                   # functions, and how often unless --count says
     "modelfiles": (modelfiles, 100_000),
     "kills": (crash.kills, 200),
     "resumes": (crash.resumes, 20),

@@ -1,11 +1,13 @@
-"""A step of training, ours beside torch.nn's: python -m tests.bench.train_step
+"""A training step, ours beside torch.nn's: python -m tests.bench.train_step
 
-Three networks, each beside its torch.nn twin: the same architecture, weights and batch; channels last; autograd; the faster of
-torch.optim.SGD's foreach and fused. First both take twenty steps, and their losses must agree. Then they take turns of five steps, and the
-ratio of the medians says how many times as long torch.nn takes. Whole steps: forward, loss, backward, optimizer.
+Each network runs beside its torch.nn twin: the same architecture, weights and batch. The twin uses channels
+last, autograd, and the faster of torch.optim.SGD's foreach and fused. First both take twenty steps, and their
+losses must agree. Then they alternate, five steps a turn, and the ratio of the medians says how many times as
+long torch.nn takes. Steps are whole: forward, loss, backward, optimizer.
 
-Memory is that of a process of its own for each side: on one core the most it held resident in twenty steps, on several what all its
-processes hold after them (PSS: what two of them share is counted once), both less what it held before its network was made.
+Memory is measured in a new process for each side, less the memory before its network is made. On one core it
+is the peak resident memory of twenty steps. On several it is the memory of all processes after them, where
+shared pages count once (PSS).
 """
 
 import multiprocessing
@@ -14,21 +16,24 @@ import re
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from scene.cores import cores
-from scene.models import CNN, FCNN
+from scene.learn.recipe import parts
+from scene.learn.optim import SGD
+from scene.learn.recipe import TYPICAL_PHOTOS, Settings, crop_at, defaults
+from scene.learn.team import Team
+from scene.models import MODES
 from scene.nn.loss import CrossEntropy
-from scene.optim import SGD
-from scene.parallel import Team
-from scene.train import parts
-from tests.test_models import original_fcnn
-from tests.twins import twin
+from scene.processes import cores
+from tests.twins import original_fcnn, twin
 
-ROUNDS, STEPS, RATE, SMOOTHING = 21, 5, 0.01, 0.1
+ROUNDS, STEPS = 21, 5
+RATE, SMOOTHING = 0.01, 0.1
+CLASSES = 5
 
 
 def ours(network, pixels, labels):
@@ -45,7 +50,7 @@ def ours(network, pixels, labels):
 
 
 def ours_on_all_cores(network, pixels, labels, shard):
-    """A step by hand, as scene.train does it: the batch cut into shards, a process for each core. Returns the step and the team."""
+    """A step by hand as in learn/loop.py: shards of the batch, a process per core. Returns step and team."""
     loss = CrossEntropy(SMOOTHING)
 
     def learn(step, photos, generator):
@@ -82,7 +87,7 @@ def theirs(network, pixels, labels, fused):
 
 
 def with_threads(count, step):
-    """The step with so many threads within each operation: torch.nn's way to several cores; ours is processes of one thread."""
+    """The step with this many threads per operation: torch.nn uses threads, we use processes of one each."""
     def run():
         torch.set_num_threads(count)
         step()
@@ -91,7 +96,7 @@ def with_threads(count, step):
 
 
 def seconds(step):
-    """For a step, the mean over a turn of STEPS: in a training, too, they follow each other, and what the other side left counts little."""
+    """The mean time of STEPS steps in a row, as in training. The cache is cold only for the first of them."""
     start = time.perf_counter()
     for _ in range(STEPS):
         step()
@@ -101,8 +106,10 @@ def seconds(step):
 def race(name, where, steps):
     """Times the steps in turn and prints the line."""
     times = [[seconds(step) for step in steps] for _ in range(ROUNDS)]
-    mine, *other = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-    print(f"{name:14} {where:7}  ours {mine:7.2f} ms   torch.nn {min(other):7.2f} ms   ratio {min(other) / mine:.2f}", flush=True)
+    mine, *others = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+    other = min(others)
+    print(f"{name:14} {where:7}  ours {mine:7.2f} ms   torch.nn {other:7.2f} ms   ratio {other / mine:.2f}",
+          flush=True)
 
 
 def start(network):
@@ -111,17 +118,18 @@ def start(network):
 
 
 def make_batch(name, count):
-    """Pixels and labels for a network of NETWORKS, the same each time: on one core a shard, which it works on at a time, else a batch."""
+    """Pixels and labels for a network of NETWORKS: a shard for one core, a batch for several."""
     _, batch, size, shard = NETWORKS[name]
     batch = shard if count == 1 else batch
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, size, size, 3), generator=generator).float()
-    return pixels, torch.randint(5, (batch,), generator=generator)
+    return pixels, torch.randint(CLASSES, (batch,), generator=generator)
 
 
 def compare(name):
     """Checks that both learn alike, then prints times and memory."""
-    make, batch, shard = NETWORKS[name][0], make_batch(name, 1), NETWORKS[name][3]
+    make, _, _, shard = NETWORKS[name]
+    batch = make_batch(name, 1)
     torch.set_num_threads(1)
     steps = [ours(start(make()), *batch), *(theirs(start(make()), *batch, fused) for fused in (False, True))]
     difference = max(max(values) - min(values) for values in ([step() for step in steps] for _ in range(20)))
@@ -144,40 +152,50 @@ def weigh(name, count, where):
     spawn = multiprocessing.get_context("spawn")
     megabytes = []
     for side in "ours", "theirs":
-        with ProcessPoolExecutor(1, spawn) as pool:         # not a Pool: its processes may have none of their own
+        with ProcessPoolExecutor(1, spawn) as pool:         # not a Pool, whose daemons cannot have children
             megabytes.append(pool.submit(memory, name, side, count).result())
     mine, other = megabytes
-    print(f"{name:14} {where:7}  ours {mine:7.1f} MB   torch.nn {other:7.1f} MB   memory ratio {mine / other:.2f}", flush=True)
+    print(f"{name:14} {where:7}  ours {mine:7.1f} MB   torch.nn {other:7.1f} MB   "
+          f"memory ratio {mine / other:.2f}", flush=True)
 
 
 def memory(name, side, count):
-    """In a process of its own: the megabytes that twenty steps take."""
-    make, batch = NETWORKS[name][0], make_batch(name, count)
+    """The megabytes that twenty steps take. Runs in a new process."""
+    make, _, _, shard = NETWORKS[name]
+    batch = make_batch(name, count)
     torch.set_num_threads(1 if side == "ours" else count)
     before = resident("VmRSS", "status") if count == 1 else resident("Pss", "smaps_rollup")
-    Path("/proc/self/clear_refs").write_text("5")           # VmHWM, the peak, starts anew
+    Path("/proc/self/clear_refs").write_text("5")           # resets VmHWM, the peak
     if side == "ours" and count > 1:
-        step, team = ours_on_all_cores(start(make()), *batch, NETWORKS[name][3])
-        team.__enter__()
+        step, running = ours_on_all_cores(start(make()), *batch, shard)
     else:
         step = ours(start(make()), *batch) if side == "ours" else theirs(start(make()), *batch, fused=True)
-    for _ in range(20):
-        step()
-    if count == 1:
-        return resident("VmHWM", "status") - before
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return sum(resident("Pss", "smaps_rollup", process) for process in ["self", *children]) - before
+        running = nullcontext()
+    with running:
+        for _ in range(20):
+            step()
+        if count == 1:
+            return resident("VmHWM", "status") - before
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        return sum(resident("Pss", "smaps_rollup", process) for process in ["self", *children]) - before
 
 
-def resident(what, file, process="self"):
+def resident(name, file, process="self"):
     """A figure of /proc in megabytes."""
-    return int(re.search(rf"^{what}:\s*(\d+) kB", Path(f"/proc/{process}/{file}").read_text(), re.MULTILINE)[1]) / 1000
+    text = Path(f"/proc/{process}/{file}").read_text()
+    return int(re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)[1]) / 1000
 
 
-NETWORKS = {                                                # name: (network, photos in a batch, their side, photos in a shard)
+def measured(mode):
+    """The entry of NETWORKS for an entry of models.MODES: no dropout, and crops as late in the training."""
+    exact = {"dropout": 0} if "dropout" in mode.network(CLASSES).architecture else {}
+    side, _ = crop_at(0.8, mode.network(CLASSES), Settings(**defaults(mode, TYPICAL_PHOTOS)))
+    return lambda: mode.network(CLASSES, **exact), mode.batch_size, side, mode.shard
+
+
+NETWORKS = {                # name: (network, photos in a batch, their side, photos in a shard)
     "original FCNN": (original_fcnn, 32, 32, 32),
-    "FCNN": (lambda: FCNN(5, dropout=0), 256, 24, 128),
-    "CNN": (lambda: CNN(5), 128, 64, 64),
+    **{name: measured(mode) for name, mode in MODES.items()},
 }
 
 if __name__ == "__main__":

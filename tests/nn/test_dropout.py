@@ -16,7 +16,7 @@ def test_backward_goes_through_the_same_mask(shape, rate, seed):
 
 
 @given(images(), seeds)
-def test_a_rate_of_nothing_drops_nothing(shape, seed):
+def test_a_rate_of_0_drops_nothing(shape, seed):
     oracle.check(Dropout(0.0), lambda x: x, shape, seed)
 
 

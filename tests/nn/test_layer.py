@@ -1,4 +1,7 @@
-"""The flat vectors, and layers made of layers."""
+"""The flat vectors, the layers made of layers, and how a layer remembers its constructor call."""
+
+import copy
+import json
 
 import pytest
 import torch
@@ -10,7 +13,6 @@ from scene.nn.conv import Conv2d
 from scene.nn.layer import Layer, Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.norm import BatchNorm
-from scene.nn.winograd import WinogradConv2d
 from tests import oracle
 from tests.strategies import images, seeds, sizes
 
@@ -21,25 +23,11 @@ def test_residual_is_that_of_torch(shape, seed):
 
 
 @given(sizes, sizes, seeds)
-def test_a_closed_residual_is_its_short_cut_in_training(n, width, seed):
-    layer = oracle.prepare(Residual(Sequential(Linear(width, 5), ReLU(), Linear(5, width)), Linear(width, width)), seed)
-    x, dy = oracle.numbers((n, width), seed), oracle.numbers((n, width), seed + 1)
-    opened = layer.forward(x)
-    layer.forward(x, training=True)
-    layer.backward(dy)                                          # leaves gradients in the body
-    layer.close()
-    assert torch.equal(layer.forward(x, training=True), layer.shortcut.forward(x, training=True))
-    assert torch.equal(layer.backward(dy), layer.shortcut.backward(dy))
-    first, _, last = layer.body.layers
-    assert not any(gradient.any() for gradient in (first.dw, first.db, last.dw, last.db))
-    assert torch.equal(layer.forward(x), opened)                # the body is part of every prediction
-
-
-@given(sizes, sizes, seeds)
 def test_sequential_goes_back_in_reverse(n, width, seed):
     layer = oracle.prepare(Sequential(Linear(width, 5), ReLU(), Linear(5, 2)), seed)
     first, last = layer.layers[0], layer.layers[2]
-    x, dy = oracle.numbers((n, width), seed).requires_grad_(), oracle.numbers((n, 2), seed + 1)
+    x = oracle.numbers((n, width), seed).requires_grad_()
+    dy = oracle.numbers((n, 2), seed + 1)
     y = F.linear(F.relu(F.linear(x, first.w, first.b)), last.w, last.b)
     torch.testing.assert_close(layer.forward(x.detach(), training=True), y.detach())
     torch.testing.assert_close(layer.backward(dy), torch.autograd.grad(y, x, dy)[0])
@@ -75,11 +63,12 @@ def test_views_share_the_flat_vectors():
 
 def test_every_number_has_one_name():
     net = network()
-    assert list(net.arrays()) == ["0.w", "3.body.w", "3.shortcut.w", "0.b", "1.w", "1.b", "3.body.b", "3.shortcut.b", "1.mean", "1.var"]
+    assert list(net.arrays()) == [
+        "0.w", "3.body.w", "3.shortcut.w", "0.b", "1.w", "1.b", "3.body.b", "3.shortcut.b", "1.mean", "1.var"]
     assert sum(array.numel() for array in net.arrays().values()) == net.size + net.state_size
 
 
-def test_start_draws_what_the_layers_asked_for():
+def test_start_draws_what_the_layers_declare():
     net = Network(Linear(1000, 500), BatchNorm(500)).start(torch.Generator().manual_seed(0))
     linear, norm = net.layers
     assert abs(linear.w.std() - (2 / 1000) ** 0.5) < 0.0005 and abs(linear.w.mean()) < 0.0005
@@ -95,7 +84,7 @@ def test_the_first_layer_that_learns_computes_no_dx():
     assert net.layers[0].dw.abs().sum() > 0
 
 
-def test_a_short_cut_that_alone_learns():
+def test_a_shortcut_that_alone_learns():
     net = Network(Residual(Flatten(), Linear(4, 4))).start(torch.Generator().manual_seed(0))
     y = net.forward(torch.ones(2, 4), training=True)
     assert net.backward(y) is None
@@ -103,7 +92,7 @@ def test_a_short_cut_that_alone_learns():
 
 
 def test_residual_names_both_shapes():
-    with pytest.raises(ValueError, match=r"its body's \(2, 3\) to its short cut's \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"its body's \(2, 3\) to its shortcut's \(2, 4\)"):
         oracle.prepare(Residual(Linear(4, 3))).forward(oracle.numbers((2, 4)))
 
 
@@ -118,10 +107,10 @@ def small(classes, width=4):
     return Network(Linear(3, width), BatchNorm(width), ReLU(), Linear(width, width), Linear(width, classes))
 
 
-def test_reuse_takes_all_that_fits_but_the_last_layer():
-    teacher, pupil = small(2), small(2).start(torch.Generator().manual_seed(1))
-    teacher.start(torch.Generator().manual_seed(0))
-    teacher.place(teacher.params.numpy(), teacher.state.normal_().numpy())          # the teacher may be on NumPy
+def test_reuse_copies_all_that_fits_except_the_last_layer():
+    teacher = small(2).start(torch.Generator().manual_seed(0))
+    pupil = small(2).start(torch.Generator().manual_seed(1))
+    teacher.place(teacher.params.numpy(), teacher.state.normal_().numpy())      # the teacher may be on NumPy
     before = {name: array.clone() for name, array in pupil.arrays().items()}
     names = pupil.reuse(teacher)
     assert names == ["0.w", "3.w", "0.b", "1.w", "1.b", "3.b", "1.mean", "1.var"]
@@ -130,44 +119,71 @@ def test_reuse_takes_all_that_fits_but_the_last_layer():
         assert torch.equal(array, expected), name
 
 
-def test_reuse_leaves_what_has_another_shape():
-    teacher, pupil = small(2, 5).start(torch.Generator()), small(3).start(torch.Generator())
+def test_reuse_skips_arrays_of_another_shape():
+    teacher = small(2, 5).start(torch.Generator())
+    pupil = small(3).start(torch.Generator())
     before = pupil.params.clone()
     assert pupil.reuse(teacher) == [] and torch.equal(pupil.params, before)
 
 
-def test_a_frozen_network_predicts_the_same_until_it_is_placed_anew():
-    network = Network(WinogradConv2d(2, 3), BatchNorm(3)).start(torch.Generator().manual_seed(0))
-    x = torch.randn(2, 5, 6, 2)
-    network.state.uniform_(0.5, 2)
-    y = network.forward(x)
-    network.freeze()
-    torch.testing.assert_close(network.forward(x), y, rtol=1e-4, atol=1e-4)     # rounding: the norm is in the convolution's weights now
-    y = network.forward(x)
-    network.params.mul_(2)
-    assert torch.equal(network.forward(x), y)               # that is what frozen means
-    network.place(network.params, network.state)
-    assert not torch.allclose(network.forward(x), y)
+def test_call_holds_the_arguments_as_given():
+    assert Conv2d(3, 4, kernel=5, bias=False).call == ((3, 4), {"kernel": 5, "bias": False})
+    assert ReLU().call == ((), {})
+    body, shortcut = ReLU(), Flatten()
+    assert Residual(body, shortcut=shortcut).call == ((body,), {"shortcut": shortcut})
 
 
-@pytest.mark.parametrize("layer", [Conv2d(2, 3, 3, padding=1), Conv2d(2, 3, 3, padding=1, bias=False),
-                                   WinogradConv2d(2, 3), WinogradConv2d(2, 3, bias=False)])
-def test_a_frozen_convolution_does_the_norm_behind_it(layer):
-    network = Network(layer, BatchNorm(3)).start(torch.Generator().manual_seed(0))
-    network.params.normal_(generator=torch.Generator().manual_seed(1))
-    network.state.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
-    x = torch.randn(2, 5, 6, 2)
-    y = network.forward(x)
-    network.freeze()
-    torch.testing.assert_close(network.forward(x), y, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(layer.forward(x), y, rtol=1e-4, atol=1e-4)       # all of it: the norm has nothing left to do
+def test_arguments_include_the_defaults_in_order():
+    assert list(Conv2d(3, kernel=5, outputs=4, bias=False).arguments().items()) == [
+        ("inputs", 3), ("outputs", 4), ("kernel", 5), ("stride", 1), ("padding", 0), ("bias", False)]
+    assert BatchNorm(4).arguments() == {"channels": 4, "momentum": 0.1, "epsilon": 1e-5}
+    assert ReLU().arguments() == {}
 
 
-def test_a_norm_at_the_start_of_a_detour_stays_where_it_is():
-    conv = Conv2d(2, 2, 3, padding=1)
-    network = Network(conv, Residual(Sequential(BatchNorm(2)))).start(torch.Generator().manual_seed(0))
-    network.state.uniform_(0.5, 2)
-    x = torch.randn(2, 5, 6, 2)
-    y = network.forward(x)
-    network.freeze()
-    torch.testing.assert_close(network.forward(x), y)       # the short cut takes the convolution's output too
+LINEAR = "Linear(inputs=2, outputs=2)"
+
+
+@pytest.mark.parametrize(("layer", "call"), [
+    (ReLU(), "ReLU()"),
+    (Conv2d(3, kernel=5, outputs=4),
+     "Conv2d(inputs=3, outputs=4, kernel=5, stride=1, padding=0, bias=True)"),
+    (Sequential(), "Sequential()"),
+    (Sequential(Linear(2, 2), ReLU()), f"Sequential({LINEAR}, ReLU())"),
+    (Residual(ReLU(), Linear(2, 2)), f"Residual(body=ReLU(), shortcut={LINEAR})"),
+    (Residual(Sequential(Linear(2, 2), Residual(ReLU()))),
+     f"Residual(body=Sequential({LINEAR}, Residual(body=ReLU(), shortcut=None)), shortcut=None)"),
+    (Network(Linear(2, 2), Sequential(ReLU())), f"Network({LINEAR}, Sequential(ReLU()))"),
+])
+def test_repr_is_the_constructor_call_with_every_argument(layer, call):
+    assert repr(layer) == call
+
+
+def test_a_copy_and_its_call_hold_the_same_inner_layers():
+    copied = copy.deepcopy(Residual(Sequential(ReLU()), Linear(2, 2)))
+    (body, shortcut), _ = copied.call
+    assert body is copied.body and shortcut is copied.shortcut
+    assert body.call[0][0] is body.layers[0]
+
+
+@pytest.mark.parametrize("make", [lambda: ReLU(1), lambda: Flatten(inputs=2), lambda: Linear(2)])
+def test_arguments_that_a_layer_does_not_take_are_refused(make):
+    with pytest.raises(TypeError):
+        make()
+
+
+class Tiny(Network):
+    def __init__(self, classes, image_size=8, widths=(4, 5), *, dropout=0.5):
+        super().__init__(Flatten(), Linear(image_size * image_size * 3, classes))
+
+
+@pytest.mark.parametrize(("network", "architecture"), [
+    (Tiny(2), {"image_size": 8, "widths": [4, 5], "dropout": 0.5}),
+    (Tiny(classes=2, widths=[6]), {"image_size": 8, "widths": [6], "dropout": 0.5}),
+    (Tiny(2, 9, (), dropout=0.1), {"image_size": 9, "widths": [], "dropout": 0.1}),
+])
+def test_architecture_is_every_argument_but_the_classes(network, architecture):
+    assert network.architecture == architecture
+    assert json.loads(json.dumps(architecture)) == architecture
+    again = type(network)(7, **architecture)
+    assert again.architecture == architecture
+    assert again.layers[0].arguments() == network.layers[0].arguments()

@@ -8,7 +8,12 @@ from scene.nn.norm import BatchNorm
 from tests import oracle
 from tests.strategies import images, seeds
 
-shapes = st.one_of(images(), st.tuples(st.integers(2, 9), st.integers(1, 5)))       # images or rows
+channels = st.integers(1, 5)
+shapes = st.one_of(
+    images(),
+    st.tuples(st.integers(2, 9), channels),                     # rows
+    st.tuples(st.integers(1001, 3000), channels),               # more than 1000 rows, and images with as many
+    st.tuples(st.integers(3, 4), st.integers(20, 30), st.integers(20, 30), channels))
 
 
 def rows(shape):
@@ -30,8 +35,9 @@ def test_running_statistics_and_evaluation_are_those_of_torch(shape, steps, seed
     assume(rows(shape) > 1)
     ours = oracle.prepare(BatchNorm(shape[-1]), seed)
     theirs = torch.nn.BatchNorm1d(shape[-1]).double()
-    theirs.load_state_dict({"weight": ours.w, "bias": ours.b, "running_mean": ours.mean, "running_var": ours.var,
-                            "num_batches_tracked": torch.tensor(0)})
+    theirs.load_state_dict({
+        "weight": ours.w, "bias": ours.b, "running_mean": ours.mean, "running_var": ours.var,
+        "num_batches_tracked": torch.tensor(0)})
     for step in range(steps):
         x = 3 * oracle.numbers(shape, seed + step) + 1
         ours.forward(x, training=True)
@@ -42,7 +48,7 @@ def test_running_statistics_and_evaluation_are_those_of_torch(shape, steps, seed
 
 
 def test_far_from_zero_float32_keeps_its_digits():
-    """E[x²] - E[x]² would lose them all here."""
+    """The variance as E[x²] - E[x]² would lose them all here."""
     x = (oracle.numbers((64, 4)) + 3000).float()
     y = oracle.prepare(BatchNorm(4), dtype=torch.float32).forward(x, training=True)
     layer = oracle.prepare(BatchNorm(4))

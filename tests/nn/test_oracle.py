@@ -1,4 +1,4 @@
-"""The test of the test: each of these wrong layers must be rejected by the oracle."""
+"""Tests of the oracle: it must reject every one of these wrong layers."""
 
 import pytest
 import torch
@@ -13,14 +13,13 @@ from scene.nn.normalize import Normalize
 from scene.nn.pool import GlobalAveragePool, MaxPool2d
 from scene.nn.winograd import WinogradConv2d
 from tests import oracle
-from tests.nn.test_conv import torch_conv
-from tests.oracle import nchw, nhwc
+from tests.oracle import nchw, nhwc, torch_conv
 
 IMAGE, ROW = (4, 6, 6, 3), (6, 4)
 
 
 def check(layer, reference, x):
-    """As the layers' own tests do; in evaluation BatchNorm has other statistics than torch's reference in training."""
+    """Without evaluation for BatchNorm, where the reference takes the batch's statistics."""
     oracle.check(layer, reference, x, evaluation=not isinstance(layer, BatchNorm))
 
 
@@ -64,8 +63,9 @@ def test_wrong_dx_is_rejected(name, bug):
         check(layer, reference, shape)
 
 
-@pytest.mark.parametrize("bug", [lambda g: g.zero_(), lambda g: g.neg_(), lambda g: g.mul_(2), lambda g: g.copy_(g.flip(0))],
-                         ids=["zero", "sign", "twice", "reversed"])
+@pytest.mark.parametrize("bug", [
+    lambda g: g.zero_(), lambda g: g.neg_(), lambda g: g.mul_(2), lambda g: g.copy_(g.flip(0)),
+], ids=["zero", "sign", "twice", "reversed"])
 @pytest.mark.parametrize("parameter", ["w", "b"])
 @pytest.mark.parametrize("name", ["Linear", "Conv2d", "WinogradConv2d", "BatchNorm"])
 def test_wrong_gradients_of_parameters_are_rejected(name, parameter, bug):
@@ -84,23 +84,25 @@ def test_wrong_gradients_of_parameters_are_rejected(name, parameter, bug):
 
 
 class WithoutMean(BatchNorm):
-    """Forgets that the mean depends on x too: no dβ/M."""
+    """Ignores that the mean depends on x: no dβ/M."""
 
     def backward(self, dy):
         dx = super().backward(dy)
-        return dx + self.db / len(self.centred) * self.w / self.std
+        _, m = self.rows(dy)
+        return dx + self.db / m * self.w / self.std
 
 
 class WithoutVariance(BatchNorm):
-    """Forgets that the variance depends on x too: no x̂ dγ/M."""
+    """Ignores that the variance depends on x: no x̂ dγ/M."""
 
     def backward(self, dy):
         dx = super().backward(dy)
-        return dx + (self.centred / self.std * self.dw / len(self.centred) * self.w / self.std).reshape(dy.shape)
+        _, m = self.rows(dy)
+        return dx + self.centred / self.std * self.dw / m * self.w / self.std
 
 
 class GivesToAll(MaxPool2d):
-    """Gives dy to every place that ties, not to the first."""
+    """Gives dy to every maximum of a tie instead of the first."""
 
     def backward(self, dy):
         dx = torch.zeros_like(self.x)
@@ -117,28 +119,28 @@ class HalfOpen(ReLU):
 
 
 class OneWay(Residual):
-    """Forgets the short cut on the way back."""
+    """Forgets the shortcut in backward."""
 
     def backward(self, dy):
         return self.body.backward(dy)
 
 
 class NoBias(Linear):
-    """Forgets b on the way forward."""
+    """Forgets b in forward."""
 
     def forward(self, x, training=False):
         return super().forward(x, training) - self.b
 
 
 class ForgetsInEvaluation(Linear):
-    """Is right in training, and wrong in what is reported and deployed."""
+    """Is right in training and wrong in evaluation, which is reported and deployed."""
 
     def forward(self, x, training=False):
         return super().forward(x, training) - (0 if training else self.b)
 
 
 class Elsewhere(Linear):
-    """Computes its gradient, but not into the network's vector, where the optimizer looks."""
+    """Computes dw, but does not write it into the network's vector, which the optimizer reads."""
 
     def backward(self, dy):
         dx, self.dw = dy @ self.w, dy.T @ self.x
@@ -147,7 +149,7 @@ class Elsewhere(Linear):
 
 
 class Adds(Linear):
-    """Adds to the gradient of the step before."""
+    """Adds to the previous step's gradient."""
 
     def backward(self, dy):
         before = self.dw.clone()
@@ -157,7 +159,7 @@ class Adds(Linear):
 
 
 class LastPhoto(Linear):
-    """Takes its bias's gradient from the last photo alone."""
+    """Computes db from the last photo alone."""
 
     def backward(self, dy):
         dx = super().backward(dy)
@@ -166,7 +168,7 @@ class LastPhoto(Linear):
 
 
 class Unscaled(Normalize):
-    """Forgets the deviation on the way back."""
+    """Forgets std in backward."""
 
     def backward(self, dy):
         return dy

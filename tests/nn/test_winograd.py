@@ -7,7 +7,7 @@ from scene.nn import winograd
 from scene.nn.conv import Conv2d
 from scene.nn.winograd import WinogradConv2d
 from tests import oracle
-from tests.nn.test_conv import torch_conv
+from tests.oracle import torch_conv
 from tests.strategies import images, seeds
 
 
@@ -30,13 +30,29 @@ def test_the_matrices_for_four_outputs_are_those_of_lavin_and_gray():
     assert g[3] == [1 / 24, 1 / 12, 1 / 6] and a[4] == [1, -2, 4, -8]
 
 
-@pytest.mark.parametrize(("side", "tile"), [(4, 4), (5, 5), (6, 6), (8, 4), (10, 5), (12, 6), (16, 4), (20, 5)])
+@given(images(least=4), st.integers(1, 6), st.integers(1, 3), seeds)
+def test_slices_of_a_batch_are_the_convolution_of_torch(shape, outputs, images_at_once, seed):
+    _, h, w, inputs = shape
+    layer = WinogradConv2d(inputs, outputs)
+    tile = winograd.best_tile(7, h, w, inputs, outputs)
+    x = oracle.numbers((7, h, w, inputs), seed)
+    values = (tile + 2) ** 2 * winograd.tiles(h, tile) * winograd.tiles(w, tile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "TILE_NUMBERS", images_at_once * values * max(inputs, outputs))
+        assert len(layer.parts(x, tile)) == -(-7 // images_at_once)     # 3, 4 or 7 slices
+        oracle.check(layer, torch_conv(padding=1), x, seed)
+
+
+SIDES = [(4, 4), (5, 5), (6, 6), (8, 4), (10, 5), (12, 6), (16, 4), (20, 5)]
+
+
+@pytest.mark.parametrize(("side", "tile"), SIDES)
 def test_tiles_fit_the_image(side, tile):
     assert winograd.best_tile(64, side, side, 64, 64) == tile
 
 
-def test_a_single_photo_has_smaller_tiles_where_kernels_are_many():
-    """There, most of the time goes into reading U: P² numbers for each pair of channels."""
+def test_a_single_photo_has_smaller_tiles_if_there_are_many_kernels():
+    """Most of the time goes into reading U: P² numbers for each pair of channels."""
     assert [winograd.best_tile(n, 10, 10, 128, 128) for n in (1, 2, 64)] == [2, 2, 5]
     assert winograd.best_tile(2, 20, 20, 64, 64) == 5
 
@@ -52,5 +68,7 @@ def test_error_in_float32_stays_near_1e_5(channels, side, seed):
     fast.w, fast.b = exact.w.float(), exact.b.float()
     y, dy = exact.forward(x, training=True), oracle.numbers((2, side, side, outputs), seed + 1)
     dx = exact.backward(dy)
-    for ours, theirs in ((fast.forward(x.float(), training=True), y), (fast.backward(dy.float()), dx), (fast.dw, exact.dw)):
+    fast_y = fast.forward(x.float(), training=True)
+    fast_dx = fast.backward(dy.float())
+    for ours, theirs in (fast_y, y), (fast_dx, dx), (fast.dw, exact.dw):
         assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()

@@ -1,1 +1,1 @@
-"""Two ordinary handlers, written for cold_start.py: what the endpoint would be with torch.nn, and with onnxruntime."""
+"""Two ordinary handlers for cold_start.py: the endpoint with torch.nn, and with onnxruntime."""

@@ -1,4 +1,4 @@
-"""What both rivals do alike, and as lightly as lambda/get_scene.py: fetch from S3, decode a photo, answer."""
+"""Common to both rivals, and as lean as in lambda/get_scene.py: fetch from S3, decode a photo, answer."""
 
 import base64
 import http.client
@@ -13,14 +13,16 @@ from botocore.credentials import Credentials
 from PIL import Image
 
 CLASSES = ["grass", "ocean", "road"]
-SIZE = 80                   # of the photos that the CNN takes
+SIZE = 80                   # pixels a side of the CNN's photos
 
 
 def fetch(key):
     """The bytes of an object of the bucket."""
-    credentials = Credentials(*(os.environ[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")))
-    request = AWSRequest("GET", f"{os.environ['AWS_ENDPOINT_URL_S3']}/{os.environ['SCENE_BUCKET']}/{key}")
-    S3SigV4Auth(credentials, "s3", os.environ["AWS_REGION"]).add_auth(request)
+    given = os.environ
+    credentials = Credentials(
+        given["AWS_ACCESS_KEY_ID"], given["AWS_SECRET_ACCESS_KEY"], given["AWS_SESSION_TOKEN"])
+    request = AWSRequest("GET", f"{given['AWS_ENDPOINT_URL_S3']}/{given['SCENE_BUCKET']}/{key}")
+    S3SigV4Auth(credentials, "s3", given["AWS_REGION"]).add_auth(request)
     url = urlsplit(request.url)
     connection = http.client.HTTPConnection(url.netloc)
     connection.request("GET", url.path, headers=dict(request.headers.items()))
@@ -28,7 +30,7 @@ def fetch(key):
 
 
 def read(event):
-    """The photo and its mirror image, (2, SIZE, SIZE, 3) float32."""
+    """A photo and its mirror image: float32 (2, SIZE, SIZE, 3)."""
     image = Image.open(BytesIO(base64.b64decode(event["imageBase64"])))
     image.draft("RGB", (SIZE, SIZE))
     square = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -37,7 +39,7 @@ def read(event):
 
 
 def answer(z):
-    """Logits of both, (2, K) -> the answer."""
+    """The logits of both, (2, K) -> the answer."""
     z = z.mean(0)
     p = np.exp(z - z.max())
     p /= p.sum()

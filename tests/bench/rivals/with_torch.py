@@ -1,9 +1,9 @@
-"""The endpoint on torch.nn: its modules hold the weights of the same model file, and run eagerly."""
+"""The endpoint on torch.nn, in eager mode, with the weights of the same model file."""
 
 import torch
 from common import answer, fetch, read
 
-from scene import modelfile
+from scene.answer import modelfile
 from tests.twins import twin
 
 MODULE = None

@@ -1,0 +1,1 @@
+"""From a photo to its scene. Nothing here imports scene.learn, or torch."""

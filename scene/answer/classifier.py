@@ -1,0 +1,118 @@
+"""From a photo to its scene: the one place that predicts.
+
+    from scene import Classifier
+
+    classifier = Classifier.open("model_CNN")
+    classifier.classify(open("photo.jpg", "rb").read())         # {"ocean": 0.93, "grass": 0.02, …}
+
+The test after training, the command line, scene.serve and AWS Lambda all ask this Classifier, so the accuracy
+that training prints is the accuracy of the deployed model. Nothing here imports torch.
+
+Next: endpoint.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+
+from scene.answer import modelfile
+from scene.answer.modelfile import ModelFileError
+from scene.models import MODES
+from scene.nn.arrays import adopt, as_numpy, flip, library
+from scene.nn.fold import fold
+from scene.nn.loss import softmax
+from scene.photos import decode
+from scene.photos.decode import LOCAL, Limits
+
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "pretrained")
+PRETRAINED = {mode: os.path.join(FOLDER, f"model_{mode}") for mode in MODES if MODES[mode].pretrained}
+BATCH_PIXELS = 1 << 17      # pixels predicted at once: 20 photos of 80x80 are a third faster than 81
+
+
+class Classifier:
+    """A trained network that answers, on NumPy arrays or torch tensors.
+
+    network     the network, folded (nn/fold.py)
+    card        the card of its model file
+    classes     the names of the classes, in the order of the network's outputs
+    mode        "CNN", say
+    image_size  photos are resized to this many pixels a side
+    name        the first 12 hex digits of the model file's SHA-256
+    """
+
+    def __init__(self, network, card: dict, name: str = ""):
+        self.network = fold(network)
+        self.card, self.name = card, name
+        self.classes: list[str] = card["classes"]
+        self.mode: str = card["mode"]
+        self.image_size: int = network.image_size
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Classifier:
+        """The classifier in a model file, on NumPy. Raises ModelFileError or OSError."""
+        with open(path, "rb") as file:
+            data = file.read()
+        with modelfile.named(path):
+            return cls.load(data)
+
+    @classmethod
+    def load(cls, data: bytes, arrays: str = "numpy") -> Classifier:
+        """The classifier in the bytes of a model file, on "numpy" or "torch" arrays. Raises ModelFileError.
+
+        It has to answer with numbers for a black picture.
+        """
+        network, card = modelfile.load(data)
+        if arrays == "torch":
+            import torch  # here, not above: prediction on NumPy needs none
+
+            network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
+        classifier = cls(network, card, hashlib.sha256(data).hexdigest()[:12])
+        classifier.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
+        return classifier
+
+    def classify(self, photo: bytes, limits: Limits = LOCAL) -> dict[str, float]:
+        """The bytes of a photo -> {class: probability}, likeliest first.
+
+        Raises PhotoError or ModelFileError.
+        """
+        return self.classify_pixels(decode.decode(photo, self.image_size, limits))
+
+    def classify_pixels(self, pixels: np.ndarray) -> dict[str, float]:
+        """A decoded photo, uint8 (S, S, 3) -> {class: probability}, likeliest first.
+
+        Raises ModelFileError.
+        """
+        p = self.probabilities(pixels[None])[0]             # (S, S, 3) -> (1, S, S, 3) -> (1, K) -> (K,)
+        return {self.classes[k]: float(p[k]) for k in np.argsort(-p, kind="stable")}
+
+    def probabilities(self, pixels: np.ndarray, run=map) -> np.ndarray:
+        """The probability of each class for decoded photos: uint8 (N, S, S, 3) -> float32 (N, K), both NumPy.
+
+        run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if the answers are not
+        numbers.
+        """
+        step = max(1, BATCH_PIXELS // self.image_size ** 2)
+        batches = [slice(i, i + step) for i in range(0, len(pixels), step)]
+        with np.errstate(all="ignore"):                     # overflow ends in NaN, which is noticed below
+            p = np.concatenate(list(run(lambda batch: self.answer(pixels[batch]), batches)))
+        if not np.isfinite(p).all():
+            raise ModelFileError("its probabilities are NaN")
+        return p
+
+    def answer(self, pixels):
+        """The probabilities for a few photos at once: (N, S, S, 3) -> (N, K).
+
+        Averages the scores of a photo and of its mirror image, which shows the same scene.
+        """
+        x = adopt(pixels, self.network.params)
+        if self.card["mirror"]:
+            both = library(x).concatenate([x, flip(x, 2)])
+            z = self.network.forward(both)                  # (2N, S, S, 3) -> (2N, K)
+            z = (z[:len(x)] + z[len(x):]) / 2
+        else:
+            z = self.network.forward(x)
+        return as_numpy(softmax(z))
+

@@ -1,0 +1,203 @@
+"""From a request to its answer: everything that AWS Lambda and scene.serve share. No HTTP here, and no AWS.
+
+    {"mode": "CNN", "imageBase64": "…"}
+        -> {"scene": "ocean", "probabilities": {class: p}, "mode": "CNN", "model": "3e9…", "requestId": "…"}
+    a request that cannot be answered
+        -> {"error": {"code": "bad_mode", "message": "…"}, "requestId": "…"}
+
+A caller gets a code that never changes, for programs, and a sentence, for people. No traceback, no path and
+nothing of the request comes back. The causes of internal errors are for the log.
+
+Next: ../photos/decode.py
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+
+from scene.answer.classifier import Classifier
+from scene.models import MODES
+from scene.photos import decode as photos
+from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge
+
+MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, some hundreds of which are its own
+MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
+WHITE_SPACE = b" \t\r\n"
+
+STATUS = {                  # every code, with its HTTP status
+    "not_json": 400, "not_an_object": 400, "missing_field": 400, "unknown_field": 400, "wrong_type": 400,
+    "bad_mode": 400, "bad_base64": 400, "empty_photo": 400, "not_a_photo": 400, "damaged_photo": 400,
+    "photo_too_large": 413,         # in bytes or in pixels
+    "internal_error": 500,
+    "model_missing": 503, "model_unreadable": 503, "storage_unreachable": 503,
+    # scene.serve only; on AWS the gateway refuses such requests
+    "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
+    "length_required": 411, "address_too_long": 414, "headers_too_large": 431, "too_busy": 503,
+}
+
+
+class Refusal(Exception):
+    """The reason why a request gets no answer: a code of STATUS, and a sentence for the caller."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code, self.status = code, STATUS[code]
+
+
+def answer(body: bytes | object | Refusal, request_id: str, find_model: Callable[[str], Classifier] | None,
+           ) -> tuple[int, dict, dict]:
+    """Answers one request: -> (HTTP status, answer, log entry), the last two ready for JSON. Raises nothing.
+
+    body: the request's JSON text, as bytes, or the object itself, or the Refusal of a server that already
+    refuses it. find_model(mode) returns a Classifier or raises Refusal.
+    The log entry has requestId, status, code (None if all is well), mode, model, scene, the milliseconds of
+    each part, and `error` (type, message, trace) if the fault is not the caller's.
+    """
+    started = time.perf_counter()
+    entry = {"requestId": request_id, "status": 200, "code": None, "mode": None, "model": None, "scene": None,
+             "milliseconds": {}}
+    try:
+        result = classify(body, find_model, entry)
+    except Refusal as refusal:
+        result = refuse(refusal, entry)
+    except Exception as error:      # whatever it is, the caller gets an answer
+        refusal = Refusal("internal_error", "Something went wrong here: try again later.")
+        refusal.__cause__ = error
+        result = refuse(refusal, entry)
+    entry["milliseconds"]["total"] = since(started)
+    return entry["status"], result | {"requestId": request_id}, entry
+
+
+def refuse(refusal: Refusal, entry: dict) -> dict:
+    """The answer to a request that is refused; notes it in the log's entry."""
+    entry |= {"status": refusal.status, "code": refusal.code}
+    if refusal.status >= 500 and refusal.__cause__:
+        entry["error"] = describe(refusal.__cause__)
+    return {"error": {"code": refusal.code, "message": str(refusal)}}
+
+
+def classify(body, find_model, entry: dict) -> dict:
+    """The answer to a good request; notes each step in the log's entry. Raises Refusal."""
+    if isinstance(body, Refusal):
+        raise body
+    mode, data = read(body, entry)
+    milliseconds = entry["milliseconds"]
+
+    started = time.perf_counter()
+    model = find_model(mode)
+    entry["model"] = model.name
+    milliseconds["model"] = since(started)
+
+    started = time.perf_counter()
+    pixels = decode(data, model.image_size)
+    milliseconds["decode"] = since(started)
+
+    started = time.perf_counter()
+    probabilities = model.classify_pixels(pixels)
+    entry["scene"] = next(iter(probabilities))
+    milliseconds["predict"] = since(started)
+    return {"scene": entry["scene"], "probabilities": probabilities, "mode": mode, "model": model.name}
+
+
+def read(body, entry: dict) -> tuple[str, bytes]:
+    """(mode, the photo's bytes) of a request. Raises Refusal."""
+    entry["mode"], text = read_fields(parse(body) if isinstance(body, bytes) else body)
+    return entry["mode"], read_base64(text)
+
+
+def parse(body: bytes) -> object:
+    """JSON text in UTF-8 -> its value. Duplicate names in an object, NaN and Infinity are not JSON."""
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("an object names something twice")
+        return dict(pairs)
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    if len(body) > MAX_REQUEST:
+        raise request_too_large()
+    if body.count(b",") > MOST_COMMAS:
+        raise Refusal("unknown_field", "The body has unknown fields: send mode and imageBase64 only.")
+    try:
+        return json.loads(body.decode(), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("not_json", "The body is not JSON in UTF-8: send an object with the fields mode "
+                                  "and imageBase64.") from error
+
+
+def request_too_large() -> Refusal:
+    most = REMOTE.max_bytes / 1e6
+    return Refusal("photo_too_large",
+                   f"The request is over {MAX_REQUEST / 1e6:g} MB: shrink the photo below {most:g} MB first.")
+
+
+def read_fields(request) -> tuple[str, str]:
+    """(mode, base64 text) of a request, which must hold these two and nothing else. Raises Refusal."""
+    if not isinstance(request, dict):
+        raise Refusal("not_an_object", "The body is JSON but not an object: send an object with the fields "
+                                       "mode and imageBase64.")
+    for name in ("mode", "imageBase64"):
+        if name not in request:
+            raise Refusal("missing_field", f"The field {name} is missing: send both mode and imageBase64.")
+    if len(request) > 2:
+        raise Refusal("unknown_field", "The body has an unknown field: send mode and imageBase64 only.")
+    for name, value in request.items():
+        if not isinstance(value, str):
+            raise Refusal("wrong_type", f"The field {name} must be a string.")
+    if request["mode"] not in MODES:
+        raise Refusal("bad_mode", f"The field mode must be one of {', '.join(MODES)}.")
+    return request["mode"], request["imageBase64"]
+
+
+def read_base64(text: str) -> bytes:
+    """Base64, with or without white space and the beginning of a data URL -> bytes. Raises Refusal."""
+    if text.startswith("data:"):
+        text = text.partition(";base64,")[2] or "?"         # "?" is not base64
+    try:
+        data = base64.b64decode(text.encode("ascii").translate(None, WHITE_SPACE), validate=True)
+    except ValueError as error:
+        raise Refusal("bad_base64", "The field imageBase64 is not base64: encode the photo's bytes, with "
+                                    "padding.") from error
+    if not data:
+        raise Refusal("empty_photo", "The photo is empty: put a JPEG or PNG into imageBase64, in base64.")
+    return data
+
+
+def decode(data: bytes, size: int) -> np.ndarray:
+    """photos.decode within the limits for strangers; each kind of failure has its code. Raises Refusal."""
+    try:
+        photos.check_bytes(len(data), REMOTE)
+        photos.find_format(data, REMOTE.formats)
+    except PhotoTooLarge as error:
+        raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
+    except PhotoError as error:
+        raise Refusal("not_a_photo", f"This is {error}.") from error
+    try:
+        return photos.decode(data, size, REMOTE)
+    except PhotoTooLarge as error:
+        raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
+    except PhotoError as error:
+        raise Refusal("damaged_photo", f"The photo is {error}; send the whole, undamaged file.") from error
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An exception, for the log."""
+    trace = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "trace": trace}
+
+
+def log(entry: dict) -> None:
+    """Prints one line of JSON, in one piece: other threads print too."""
+    print(json.dumps(entry) + "\n", end="", flush=True)
+
+
+def since(started: float) -> float:
+    """Milliseconds since a reading of time.perf_counter()."""
+    return round(1000 * (time.perf_counter() - started), 2)

@@ -1,0 +1,110 @@
+"""How good the answers are: accuracy and its interval, figures for each class, the confusion matrix.
+
+Next: modelfile.py
+"""
+
+import math
+
+import numpy as np
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts how often class i was taken for class j: (N,) integers -> (K, K), row i, column j."""
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
+
+
+def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % confidence interval (low, high), inside 0…1, of a share seen as `right` of `total`.
+
+    Source: Wilson, Probable Inference (1927); z = 1.96 is the normal distribution's 97.5 % point.
+    """
+    share = right / total
+    spread = z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def per_class(matrix: np.ndarray) -> list[dict]:
+    """Precision, recall, F1 and count of each class, from a confusion matrix. None stands for 0 / 0.
+
+    precision: of the photos given this class, the share that is right
+    recall: of this class's photos, the share found
+    F1 = 2 · precision · recall / (precision + recall)
+    """
+    def share(a, b):
+        return float(a / b) if b else None
+
+    rows = []
+    for k in range(len(matrix)):
+        right, given, there = matrix[k, k], matrix[:, k].sum(), matrix[k].sum()
+        rows.append({"precision": share(right, given), "recall": share(right, there),
+                     "f1": share(2 * right, given + there), "count": int(there)})
+    return rows
+
+
+def top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> float:
+    """The share of photos whose class is among the k most probable: labels (N,), probabilities (N, K)."""
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]        # (N, K) -> (N, k)
+    return float((likeliest == np.asarray(labels)[:, None]).any(axis=1).mean())
+
+
+def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict:
+    """The whole report, ready for JSON, from labels (N,), probabilities (N, K) and K class names."""
+    matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
+    right = int(matrix.trace())
+    total = int(matrix.sum())
+    return {
+        "accuracy": right / total,
+        "interval": wilson_interval(right, total),
+        "baseline": float(matrix.sum(1).max() / total),
+        "top3": top_k_accuracy(labels, probabilities, 3) if len(classes) > 5 else None,
+        "photos": total,
+        "confusion": matrix.tolist(),
+        "classes": dict(zip(classes, per_class(matrix), strict=True)),
+    }
+
+
+TERMINAL = 110          # columns of a wide terminal
+MATRIX_CLASSES = 15     # the confusion matrix of more classes would not fit
+
+
+def describe(report: dict) -> str:
+    """A report of `evaluate` as text for a terminal."""
+    low, high = report["interval"]
+    names = list(report["classes"])
+    lines = [f"\nAccuracy {report['accuracy']:.1%} on {report['photos']} test photos "
+             f"(95 % interval {low:.1%} to {high:.1%}; "
+             f"always guessing the most common class: {report['baseline']:.1%})"]
+    if report["top3"] is not None:
+        lines.append(f"Top-3 accuracy: {report['top3']:.1%}")
+    width = max(5, *map(len, names))
+    lines.append(f"\n{'class':{width}}  precision  recall      F1  count")
+    for name, row in report["classes"].items():
+        shares = [row[key] for key in ("precision", "recall", "f1")]
+        precision, recall, f1 = ("–" if share is None else f"{share:.1%}" for share in shares)
+        lines.append(f"{name:{width}}{precision:>11}{recall:>8}{f1:>8}{row['count']:>7}")
+    return "\n".join([*lines, "", *describe_confusion(report["confusion"], names, width)])
+
+
+def describe_confusion(matrix, names, width):
+    """The confusion matrix as a table or, if there are too many classes, the ten most common mistakes."""
+    if len(names) > MATRIX_CLASSES:
+        return describe_mistakes(matrix, names)
+    column = max(6, min(2 + max(map(len, names)), (TERMINAL - width) // len(names)))
+    head = "".join(f"{name[:column - 2]:>{column}}" for name in names)
+    rows = [f"{name:{width}}" + "".join(f"{count or '·':>{column}}" for count in row)
+            for name, row in zip(names, matrix, strict=True)]
+    title = "Confusion matrix: rows are the photos' classes, columns the answers"
+    return [title, f"{'':{width}}{head}", *rows]
+
+
+def describe_mistakes(matrix, names):
+    """The ten most common mistakes, one a line."""
+    mistakes = [(count, names[i], names[j])
+                for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
+    mistakes.sort(key=lambda mistake: -mistake[0])
+    rows = [f"{count:6} x {name} taken for {other}" for count, name, other in mistakes[:10]]
+    return ["Most common mistakes:", *rows]

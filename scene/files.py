@@ -1,0 +1,50 @@
+"""Writing files so that nothing is ever half there, and telling which names can be file names.
+
+Next: processes.py
+"""
+
+import glob
+import os
+
+
+def write(path, data):
+    """Writes bytes to path, whole or not at all: an older file stays until the new one is on the disk.
+
+    Raises OSError.
+    """
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(os.path.dirname(path))
+    except BaseException as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        if isinstance(error, OSError):
+            # The name of the temporary file would mean nothing to the person.
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+def sweep(path):
+    """Deletes the temporary files that killed writers of path left behind."""
+    for part in glob.glob(f"{glob.escape(path)}.*.part"):
+        os.unlink(part)
+
+
+def sync_folder(folder):
+    """Flushes the names in a folder to the disk, where the system can, so that they survive a power cut."""
+    if os.name == "posix":
+        handle = os.open(folder or ".", os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def is_path_component(name: str) -> bool:
+    """Whether a name can be that of a file or folder on any system, with no separators in it."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(os.fsencode(name)) <= 255

@@ -1,0 +1,1 @@
+"""How weights come to be: recipe, loop, optimizer, checkpoints."""

@@ -1,0 +1,159 @@
+"""The checkpoint: everything needed to resume an interrupted training as if nothing had happened.
+
+It holds parameters, running statistics, the optimizer's memory, the state of the random numbers, the place in
+the training, and a description of the run: other photos or settings would give weights that no uninterrupted
+training gives. The first 32 bytes are the SHA-256 of the rest, which is safetensors.
+
+Next: progress.py
+"""
+
+import hashlib
+import json
+import os
+import time
+from importlib.metadata import version
+
+import numpy as np
+import safetensors.numpy
+
+from scene import files
+from scene.errors import UserError, printable
+from scene.nn.arrays import adopt, as_numpy
+from scene.signals import Stopped
+from scene.version import VERSION
+
+PAUSE = 30          # seconds between two saves: the most that a power cut may cost
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or used: says why, and what to do."""
+
+
+class Checkpoint:
+    """The checkpoint file of one training. `run`: everything that its weights depend on, {name: value}."""
+
+    def __init__(self, path, run):
+        self.path, self.run = path, run
+        self.saved = -PAUSE
+
+    def due(self):
+        """Whether it is time to save."""
+        return time.monotonic() - self.saved >= PAUSE
+
+    def encode(self, place, arrays):
+        """The bytes of a checkpoint.   place: anything JSON can hold, arrays: {name: array}."""
+        about = json.dumps({"run": self.run, "place": place}).encode()
+        arrays = {name: as_numpy(array) for name, array in arrays.items()}
+        data = safetensors.numpy.save({"about": np.frombuffer(about, np.uint8)} | arrays)
+        return hashlib.sha256(data).digest() + data
+
+    def write(self, data):
+        """Writes the result of `encode`, whole or not at all. Raises CheckpointError."""
+        try:
+            files.write(self.path, data)
+        except OSError as error:
+            message = (f"{printable(self.path)} could not be written: {error.strerror}. Once that is fixed, "
+                       "the same command with --resume continues from the last checkpoint.")
+            raise CheckpointError(message) from error
+        self.saved = time.monotonic()
+
+    def load(self):
+        """The (place, arrays) written last, None if there are none. Raises CheckpointError or OSError."""
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise CheckpointError(f"{printable(self.path)} is damaged: delete it and start again.")
+        arrays = safetensors.numpy.load(data[32:])
+        about = json.loads(arrays.pop("about").tobytes())
+        if differences := compare(about["run"], self.run):
+            raise CheckpointError(f"{printable(self.path)} is of another training: {'; '.join(differences)}. "
+                                  "Use the same photos and options as before, or delete it to start again.")
+        return about["place"], arrays
+
+    def restore(self, network):
+        """Gives a network the parameters and statistics written last; returns whether there were any."""
+        found = self.load()
+        if found:
+            _, arrays = found
+            network.params[...] = adopt(arrays["parameters"], network.params)
+            network.state[...] = adopt(arrays["statistics"], network.state)
+        return bool(found)
+
+    def remove(self):
+        """Deletes the file, if there is one. Raises OSError."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+class Keeper:
+    """Saves a training to its checkpoint and stops it when a signal has come. Without a checkpoint it only
+    stops.
+
+    `take` snapshots the state before a step, and `keep` writes it once the step has not diverged, so a
+    checkpoint never holds diverged weights. Resuming repeats that step.
+    """
+
+    def __init__(self, checkpoint, signals, progress, generator, memory):
+        self.checkpoint, self.signals, self.progress = checkpoint, signals, progress
+        self.generator, self.memory = generator, memory
+        self.stopped_by = None
+
+    def start_epoch(self):
+        self.memory["random"] = self.generator.get_state()      # a resumed epoch draws the same order from it
+
+    def resume(self):
+        """Restores the checkpoint, if there is one; returns the number of steps that are done."""
+        found = self.checkpoint and self.checkpoint.load()
+        if not found:
+            return 0
+        self.start_epoch()
+        place, arrays = found
+        for name, array in self.memory.items():
+            array[...] = adopt(arrays[name], array)
+        self.generator.set_state(self.memory["random"])
+        self.progress.resume(place)
+        return place["done"]
+
+    def take(self, done):
+        """The training as it is now, after `done` steps, for `keep`; None if it is not time to save."""
+        self.stopped_by = self.signals[0] if self.signals else None
+        if self.checkpoint and (self.stopped_by or self.checkpoint.due()):
+            return self.checkpoint.encode(self.progress.place() | {"done": done}, self.memory)
+        return None
+
+    def keep(self, snapshot):
+        """Writes the result of `take`. Raises CheckpointError, and Stopped if a signal came before `take`."""
+        if snapshot:
+            self.checkpoint.write(snapshot)
+        if self.stopped_by:
+            epoch = self.progress.epoch
+            message = f"Stopped in epoch {epoch}. The same command with --resume continues from there."
+            raise Stopped(self.stopped_by, message if snapshot else "Stopped.")
+
+
+def compare(then, now):
+    """The differences between two descriptions of runs, in words, a string for each."""
+    return [f"{printable(name)} was {then.get(name, 'none')} and is {now.get(name, 'none')}"
+            for name in then | now if then.get(name) != now.get(name)]
+
+
+def describe(mode, network, photos, settings, teacher=None):
+    """Everything that the weights of a training depend on, {name: value}. Photos count by their pixels."""
+    run = {"Scene": VERSION, "torch": version("torch"), "mode": mode}
+    run |= {name.replace("_", " "): value for name, value in (network.architecture | vars(settings)).items()}
+    run["start from"] = fingerprint(teacher.params, teacher.state) if teacher else "none"
+    for k, name in enumerate(photos.classes):
+        pixels = photos.pixels[photos.labels == k]
+        run[f"class {name}"] = f"{len(pixels)} photos ({fingerprint(pixels)})"
+    return run
+
+
+def fingerprint(*arrays):
+    """The first 12 hex digits of the SHA-256 of the arrays' numbers."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(as_numpy(array))
+    return sha.hexdigest()[:12]

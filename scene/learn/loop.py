@@ -1,0 +1,105 @@
+"""The training loop: forward, loss, backward, step, until the photos have been seen often enough.
+
+Next: recipe.py
+"""
+
+import torch
+
+from scene.learn.augment import augment
+from scene.learn.checkpoint import Keeper
+from scene.learn.optim import Muon, one_cycle
+from scene.learn.progress import Progress, check_answers
+from scene.learn.recalibrate import recalibrate
+from scene.learn.recipe import any_size, check, crop_at, make_plan
+from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
+from scene.learn.team import Team
+from scene.nn.loss import CrossEntropy, MeanSquaredError
+from scene.processes import tune_malloc
+from scene.signals import postponed
+
+LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
+
+
+def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
+    """Trains a network in place, from random weights or from those of another network, its teacher.
+
+    pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
+    is one, and saves now and then. Raises NetworkError, Diverged, or Stopped when a signal ends it.
+    """
+    check(network, settings)
+    torch.set_num_threads(1)            # one process per core is faster than threads within each operation
+    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)        # the next step needs the memory again
+    generator = start(network, pixels, settings, teacher)
+    plan = make_plan(len(labels), settings)
+    learn = make_learner(network, pixels, labels, settings, plan)
+    bodies = inside_bodies(network)
+
+    with (postponed() as signals, Team(network, learn, plan.shards) as team,
+          Progress(settings.epochs, len(labels)) as progress):
+        optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
+        memory = {"parameters": network.params, "statistics": network.state, "velocity": optimizer.velocity}
+        keeper = Keeper(checkpoint, signals, progress, generator, memory)
+        done = keeper.resume()
+        for _ in range(done // plan.batches, settings.epochs):
+            # Every epoch sees all photos once, in a new order.
+            keeper.start_epoch()
+            order = torch.randperm(len(labels), generator=generator).tensor_split(plan.batches)
+            seeds = torch.randint(1 << 62, (plan.batches, plan.shards), generator=generator)
+            for i in range(done % plan.batches, plan.batches):
+                if i == 0:
+                    progress.start_epoch(done // plan.batches + 1)
+                if plan.opening and done in (0, plan.opening):
+                    set_body_scale(network, 0 if done == 0 else 1)
+                snapshot = keeper.take(done)
+
+                # Forward, loss and backward, on all cores: the mean gradient is in network.grads.
+                progress.add(len(order[i]), *team.step(done, order[i], seeds[i]))
+
+                # The step has not diverged, so the weights that it began with are worth keeping.
+                keeper.keep(snapshot)
+
+                # Step.
+                rate = settings.learning_rate * one_cycle(done / plan.steps)
+                optimizer.step(rate, resting=bodies if done < plan.opening else ())
+                done += 1
+            progress.end_epoch()
+    if any_size(network):
+        recalibrate(network, pixels)
+    check_answers(network.forward(pixels[:1]))
+
+
+def make_learner(network, pixels, labels, settings, plan):
+    """The function that takes one shard of photos through the network, forward and backward."""
+    loss = LOSSES[settings.loss]()
+    shallow = without_bodies(network)
+
+    def learn(step, photos, randomness):
+        """photos: (n,) indices. Fills network.grads, and returns the sums of loss and right answers."""
+        net = shallow if step < plan.opening else network
+        photos = photos.to(pixels.device)
+        size, area = crop_at(step / plan.steps, network, settings)
+        x = augment(pixels.index_select(0, photos), size, area, settings.grey, randomness)
+        logits = net.forward(x, training=True)
+        value = loss.forward(logits, labels[photos])
+        net.backward(loss.backward())
+        return value * len(photos), (logits.argmax(1) == labels[photos]).sum()
+
+    return learn
+
+
+def start(network, pixels, settings, teacher):
+    """Draws the first weights or takes a teacher's, and fits the colours. Returns the random generator."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    network.start(generator, settings.device)
+    network.layers[0].fit(pixels)
+    if teacher is not None:
+        say_reused(network, network.reuse(teacher))
+    return generator
+
+
+def say_reused(network, names):
+    """Prints what a network took over from its teacher."""
+    arrays = network.arrays()
+    numbers = sum(arrays[name].numel() for name in names)
+    new = ", ".join(sorted(arrays.keys() - set(names)))
+    print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {new}.", flush=True)

@@ -1,0 +1,80 @@
+"""How a training is going, for people; and the error that ends one that has diverged.
+
+Next: ../answer/metrics.py
+"""
+
+import math
+import sys
+
+from tqdm import tqdm
+
+from scene.errors import UserError
+
+EXPLODED = 100              # a mean loss beyond all guessing, which has log K: 7 for a thousand classes
+ADVICE = "Try a smaller --learning-rate."
+
+
+class Diverged(UserError):
+    """The loss has exploded, or it or an answer of the network is NaN or infinite."""
+
+    exit_code = 3
+
+
+def check_answers(logits):
+    """Raises Diverged if the answers of a trained network are not finite."""
+    if not logits.isfinite().all():
+        raise Diverged(f"Training diverged in its last step: its answers are NaN or infinite. {ADVICE}")
+
+
+class Progress:
+    """Shows a training's progress: a bar on a terminal, elsewhere a line at the end of each epoch."""
+
+    def __init__(self, epochs, size):
+        self.epochs, self.size = epochs, size
+        self.epoch = 0
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=epochs * size, unit="photo", disable=not self.terminal,
+                        bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+    def start_epoch(self, epoch):
+        self.epoch = epoch
+        self.photos = self.loss = self.right = 0
+
+    def place(self):
+        """What `resume` needs to continue the count."""
+        return {"epoch": self.epoch, "photos": self.photos, "loss": self.loss, "right": self.right}
+
+    def resume(self, place):
+        self.epoch = place["epoch"]
+        self.photos = place["photos"]
+        self.loss = place["loss"]
+        self.right = place["right"]
+        done = f"after {self.photos} of its {self.size} photos"
+        print(f"Resumed in epoch {self.epoch} of {self.epochs}, {done}.", flush=True)
+        self.bar.initial = self.bar.n = (self.epoch - 1) * self.size + self.photos
+
+    def add(self, photos, loss, right):
+        """Counts a batch, given its sums of loss and right answers. Raises Diverged."""
+        if not loss / photos < EXPLODED:
+            how = f"has exploded to {loss / photos:.3g}" if math.isfinite(loss) else "is NaN or infinite"
+            raise Diverged(f"Training diverged in epoch {self.epoch}: the loss {how}. {ADVICE}")
+        self.photos += photos
+        self.loss += loss
+        self.right += right
+        self.bar.set_description_str(self.line(), refresh=False)
+        self.bar.update(photos)
+
+    def end_epoch(self):
+        if not self.terminal:
+            print(self.line(), flush=True)
+
+    def line(self):
+        loss = self.loss / self.photos
+        accuracy = self.right / self.photos
+        return f"epoch {self.epoch}/{self.epochs}: loss {loss:.3f}, training accuracy {accuracy:.1%}"

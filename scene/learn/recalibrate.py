@@ -1,0 +1,63 @@
+"""After the last step: the statistics of every BatchNorm, measured anew with the final weights, on whole
+photos.
+
+The running averages of the training are of crops that are smaller than whole photos. Whole photos have other
+statistics, and a norm that does not know them shifts everything behind it.
+
+Source: Wu, Johnson, Rethinking "Batch" in BatchNorm (2021), §3; Touvron et al., Fixing the Train-Test
+Resolution Discrepancy (2019), §4.
+Next: checkpoint.py
+"""
+
+import numpy as np
+
+from scene.nn.arrays import as_numpy
+from scene.nn.layer import Residual, Sequential
+from scene.nn.norm import BatchNorm
+from scene.processes import parallel_map
+
+BATCH = 32                  # photos: few, since every core holds a batch of whole ones
+MOST_BATCHES = 32           # a thousand photos determine the statistics well enough
+
+
+def recalibrate(network, pixels, size=BATCH, most=MOST_BATCHES):
+    """Sets mean and variance of every BatchNorm to those of training photos.   pixels: uint8 (N, H, W, 3).
+
+    Each batch is normalized by its own statistics. Mean and variance of all batches together:
+        μ = mean of μᵦ        σ² = mean of σ²ᵦ + variance of μᵦ
+    Statistics depend on weights and photos alone, not on the number of cores.
+    """
+    norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
+    if not norms:
+        return
+    # Each process measures into its own memory; the team's workers shared theirs.
+    network.place(network.params, network.state.clone(), network.grads)
+    batches = max(1, len(pixels) // size)
+
+    def measure_batch(i):
+        """Mean and variance for each norm: a list of (2, C)."""
+        measure(network, pixels[i::batches])        # photos lie class by class: this takes some of each
+        return [np.stack([as_numpy(norm.mean), as_numpy(norm.var)]) for norm in norms]
+
+    run = parallel_map if pixels.device.type == "cpu" else map
+    found = list(run(measure_batch, range(min(batches, most))))
+    for norm, measured in zip(norms, zip(*found, strict=True), strict=True):
+        means, variances = np.stack(measured, 1)                                    # (B, 2, C) -> 2 of (B, C)
+        norm.mean[...] = norm.mean.new_tensor(means.mean(0))
+        norm.var[...] = norm.var.new_tensor(variances.mean(0) + means.var(0))
+
+
+def measure(layer, x):
+    """Evaluates a layer, with every BatchNorm in it set to the statistics of x when x reaches it."""
+    if isinstance(layer, Sequential):
+        for inner in layer.layers:
+            x = measure(inner, x)
+        return x
+    if isinstance(layer, Residual):
+        shortcut = x if layer.shortcut is None else measure(layer.shortcut, x)
+        return measure(layer.body, x) + shortcut
+    if isinstance(layer, BatchNorm):
+        axes, _ = layer.rows(x)
+        layer.mean[...] = x.mean(axes)
+        layer.var[...] = x.var(axes, correction=0)
+    return layer.forward(x)

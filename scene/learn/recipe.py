@@ -1,0 +1,171 @@
+"""The recipe of a training: its settings, their defaults, its stages, and the networks that it can train. No
+torch.
+
+Next: shallow.py
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from scene.errors import UserError
+from scene.nn.layer import Residual
+from scene.nn.linear import Linear
+from scene.nn.norm import BatchNorm
+from scene.nn.normalize import Normalize
+from scene.nn.pool import GlobalAveragePool
+
+TYPICAL_PHOTOS = 9000       # the numbers in models.MODES are for about so many
+MOST_LEARNING_RATE = 0.15
+MOST_SHARDS = 16            # each has gradients of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a training may vary. models.Mode explains the numbers, main.py has the options."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    shard: int
+    crop_area: float
+    crop_growth: float
+    grey: float
+    small_start: bool = False           # begin with the smallest crops and without residual bodies
+    loss: str = "cross-entropy"
+    seed: int = 0
+    device: str = "cpu"
+    momentum: float = 0.9
+    decay: float = 5e-4
+    norm_rate: float
+
+
+def defaults(mode, photos, trained=False):
+    """The settings for a mode, an entry of models.MODES, and a number of photos, as {name: value}.
+
+    With few_photos, a sixteenth of the photos are each seen twice as often. That makes far fewer steps, so
+    they are larger, up to a limit. And the crops grow less, since the network would learn a few whole photos
+    by heart.
+
+    A network that was trained before starts whole, and takes a tenth of the rate: large steps and the
+    smallest crops would undo what it has learned.
+    """
+    few = (TYPICAL_PHOTOS / photos) ** 0.25 if mode.few_photos else 1
+    rate = min(max(MOST_LEARNING_RATE, mode.learning_rate), round(mode.learning_rate * few, 3))
+    return {
+        "epochs": round(mode.epochs * few),
+        "learning_rate": round(rate / 10, 4) if trained else rate,
+        "batch_size": mode.batch_size,
+        "shard": mode.shard,
+        "crop_area": mode.crop_area,
+        "crop_growth": round(mode.crop_growth * min(1, max(0, 2 - few)), 2),
+        "grey": mode.grey,
+        "small_start": any_size(mode.network(2)) and not trained,
+        "norm_rate": mode.norm_rate,
+    }
+
+
+class Stage(NamedTuple):
+    """A part of the training, for networks that take photos of any size."""
+
+    until: float                # it ends at this share of the training, 0…1
+    side: float                 # the side of its crops, as a share of the photos'
+    grown: float                # the share of crop_growth that is reached
+    shallow: bool = False       # whether residual bodies are left out
+
+
+STAGES = (
+    Stage(until=0.40, side=2 / 5, grown=0.0, shallow=True),         # only with small_start
+    Stage(until=0.75, side=3 / 5, grown=0.3),
+    Stage(until=0.92, side=4 / 5, grown=0.6),
+    Stage(until=1.00, side=1, grown=1.0),
+)
+
+
+def stage_at(t, settings):
+    """The stage in force when a share t of the training is done.
+
+    Small crops first: colours and layout take long to learn, show in small pictures too, and cost a fraction
+    of the work there. At 4/5 of the side a thing is about as large as in the whole photos of the test, since
+    a crop is a part of its photo. The last stage is at full size and may show whole photos, so that the
+    network gets used to them.
+    Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in
+    3 Hours for 25 Minutes (2018).
+    """
+    stages = STAGES if settings.small_start else STAGES[1:]
+    return next(stage for stage in stages if t < stage.until)
+
+
+def crop_at(t, network, settings):
+    """The side of the crops at a share t of the training, and the least share of a photo that they keep."""
+    if not any_size(network):
+        return network.image_size, settings.crop_area
+    stage = stage_at(t, settings)
+    side = network.image_size
+    if stage.side < 1:
+        side = max(8, round(side * stage.side) // 4 * 4)
+    return side, settings.crop_area + stage.grown * settings.crop_growth * (1 - settings.crop_area)
+
+
+def any_size(network):
+    """Whether a network takes photos of any size: no weight depends on it behind a mean over all pixels."""
+    return any(isinstance(layer, GlobalAveragePool) for layer in network.layers)
+
+
+class Plan(NamedTuple):
+    """How a training is divided. It depends on settings and photos, never on the machine."""
+
+    batches: int                # in an epoch
+    shards: int                 # in a batch: the parts that one core works on at a time
+    steps: int                  # in all
+    opening: int                # the first step that trains residual bodies, too
+
+
+def make_plan(photos, settings):
+    """The Plan of a training with so many photos."""
+    batches = parts(photos, settings.batch_size)
+    shards = min(parts(photos // batches, settings.shard), MOST_SHARDS)
+    steps = settings.epochs * batches
+    opening = math.ceil(STAGES[0].until * steps) if settings.small_start else 0
+    return Plan(batches, shards, steps, opening)
+
+
+def parts(photos, size):
+    """Into how many parts of about this size to cut so many photos. Each gets at least 2, for BatchNorm."""
+    return max(1, min(round(photos / size), photos // 2))
+
+
+class NetworkError(UserError):
+    """A network that the training loop cannot train: says which layer is in the way, and what to change."""
+
+
+def check(network, settings):
+    """Checks what the loop takes for granted of a network. Raises NetworkError."""
+    name = type(network).__name__
+    first, *_, last = network.layers
+    if not isinstance(first, Normalize):
+        raise NetworkError(f"{name} begins with {type(first).__name__}: begin with Normalize, which the "
+                           "training fits to the colours of the photos.")
+    if not isinstance(last, Linear):
+        raise NetworkError(f"{name} ends in {type(last).__name__}: end in Linear, whose outputs are the "
+                           "scores of the classes.")
+    if settings.small_start:
+        check_bodies(network, name)
+    for slot in network.parameter_slots:
+        if slot.declared.decay and len(slot.declared.shape) < 2:
+            raise NetworkError(f"{name}'s parameter {slot.name} has the shape {slot.declared.shape} and "
+                               "weight decay, but Muon decays matrices only: declare it with decay=False.")
+
+
+def check_bodies(network, name):
+    """Raises NetworkError if a residual body cannot be silenced, as a shallow start does (shallow.py)."""
+    for i, layer in enumerate(network.layers):
+        if isinstance(layer, Residual) and not isinstance(last_inside(layer.body), BatchNorm):
+            end = type(last_inside(layer.body)).__name__
+            raise NetworkError(f"The body of {name}'s residual layer {i} ends in {end}: end it in BatchNorm, "
+                               "whose scale keeps the body silent until its training begins.")
+
+
+def last_inside(layer):
+    """The last simple layer of a layer that may be made of others."""
+    return list(layer.walk())[-1][1]

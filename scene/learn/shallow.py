@@ -1,0 +1,38 @@
+"""A training that begins shallow: at first it leaves out the bodies of the residual layers.
+
+The first things that a network learns take little depth, and steps without the bodies take about half the
+time. Later the bodies find good features to add to.
+
+Source: Huang et al., Deep Networks with Stochastic Depth (2016), who leave bodies out by chance.
+Next: team.py
+"""
+
+from scene.learn.recipe import last_inside
+from scene.nn.layer import Residual, Sequential
+
+
+def residuals(network):
+    """The network's residual layers."""
+    return [layer for layer in network.layers if isinstance(layer, Residual)]
+
+
+def without_bodies(network):
+    """The same layers and the same memory, with only the shortcut of each residual layer."""
+    kept = []
+    for layer in network.layers:
+        if not isinstance(layer, Residual):
+            kept.append(layer)
+        elif layer.shortcut is not None:
+            kept.append(layer.shortcut)
+    return Sequential(*kept)
+
+
+def inside_bodies(network):
+    """The simple layers that `without_bodies` leaves out."""
+    return {layer for residual in residuals(network) for _, layer in residual.body.walk()}
+
+
+def set_body_scale(network, scale):
+    """Sets γ of the BatchNorm that ends each residual body. At 0 the body adds nothing."""
+    for residual in residuals(network):
+        last_inside(residual.body).w.fill_(scale)

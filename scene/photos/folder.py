@@ -1,0 +1,303 @@
+"""Class folders -> pixels and labels. Finds every defect before training starts.
+
+A data set is a folder with one subfolder for each class:
+
+    train/ocean/001.jpg    train/ocean/002.jpg    train/road/a.png    …
+
+`scan` checks the names, `check` compares TRAIN with TEST, and `load` decodes the photos. Each returns
+Findings. Only `load` raises an error, with all of them at once, so that nobody has to fix one defect to learn
+of the next. The folders are only read.
+
+Next: ../errors.py
+"""
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+
+import numpy as np
+
+from scene.errors import printable
+from scene.files import is_path_component
+from scene.photos import decode
+from scene.photos.findings import DataError, Finding
+from scene.processes import parallel_map, shared_memory
+
+TOGETHER = 8                # a process sends the results of this many photos at once
+SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
+HEIC = (".heic", ".heif")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The result of `scan`. Classes and files are sorted by name, whatever their order on the disk.
+
+    passed_over counts everything but photos, by suffix, or as "hidden", "folder" or "no suffix".
+    """
+
+    folder: str
+    photos: dict[str, list[str]] = field(default_factory=dict)      # class name -> paths
+    passed_over: Counter = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return list(self.photos)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all photos, class by class."""
+        return [path for paths in self.photos.values() for path in paths]
+
+    def note(self, verdict, path, what):
+        """Adds a finding."""
+        self.findings.append(Finding(verdict, printable(path), what))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Decoded photos: pixels (N, S, S, 3) uint8, labels (N,) int64 that index `classes`, and N paths."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    paths: list[str]
+    classes: list[str]
+
+
+def count(number, noun):
+    """A number with its noun: "1 photo", "2 photos"."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# Names
+
+
+def scan(folder: str | os.PathLike) -> Listing:
+    """Lists a folder of class folders. Defects become findings of the Listing: nothing is raised."""
+    listing = Listing(os.fspath(folder))
+    try:
+        folders, loose = entries(folder, listing.passed_over)
+    except OSError as error:
+        listing.note("error", folder, unreadable(error))
+        return listing
+    for path in sorted(folders, key=class_name):
+        scan_class(path, listing)
+    for name, other in find_clashes(listing.classes):
+        what = f"differs from {printable(other)} only in case: move the photos of both into one"
+        listing.note("error", os.path.join(folder, name), what)
+    if not folders:
+        listing.note("error", folder, "no class folders in it: make a subfolder of photos for each class")
+    if loose:
+        number = count(len(loose), "photo")
+        what = f"passed over {number} beside the class folders: move them into their classes"
+        listing.note("warning", folder, what)
+    if heic := sum(listing.passed_over[suffix] for suffix in HEIC):
+        advice = "export them as JPEG (iPhones take JPEG if their camera is set to Most Compatible)"
+        listing.note("warning", folder, f"passed over {count(heic, 'HEIC photo')}: {advice}")
+    return listing
+
+
+def scan_class(folder, listing):
+    """Adds a class folder to the listing."""
+    name = class_name(folder)
+    if name in listing.photos:
+        what = "two folders have this name in different Unicode forms: move the photos of both into one"
+        listing.note("error", folder, what)
+    if name != printable(name) or not is_path_component(name):
+        what = "a class name must be printable, without backslashes, and at most 255 bytes: rename the folder"
+        listing.note("error", folder, what)
+    listing.photos.setdefault(name, [])
+    try:
+        folders, photos = entries(folder, listing.passed_over)
+    except OSError as error:
+        listing.note("error", folder, unreadable(error))
+        return
+    listing.photos[name] += photos
+    if not photos:
+        what = "no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere"
+        listing.note("error", folder, what)
+    if folders:
+        listing.passed_over["folder"] += len(folders)
+        number = count(len(folders), "folder")
+        what = f"passed over {number} inside the class: move their photos up into it"
+        listing.note("warning", folder, what)
+
+
+def class_name(folder):
+    """The class of a folder: its name in Unicode form NFC. A Mac may store ü as u and two dots."""
+    return unicodedata.normalize("NFC", os.path.basename(folder))
+
+
+def find_clashes(names):
+    """Pairs of names that would be the same folder on Windows or a Mac, which ignore case."""
+    first = {}
+    return [(name, other) for name in names if (other := first.setdefault(name.lower(), name)) != name]
+
+
+def entries(folder, passed_over):
+    """Sorted paths of the (folders, photos) in a folder. Counts the rest in `passed_over`. Raises OSError."""
+    folders = []
+    photos = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith(".") or name == "__MACOSX":
+            passed_over["hidden"] += 1
+        elif os.path.isdir(path):
+            folders.append(path)
+        elif any(suffix_of(name) in suffixes for suffixes in SUFFIXES.values()):
+            photos.append(path)
+        else:
+            passed_over[suffix_of(name) or "no suffix"] += 1
+    return folders, photos
+
+
+def suffix_of(path):
+    """The end of a file's name, in lower case: ".jpg"."""
+    return os.path.splitext(path)[1].lower()
+
+
+def unreadable(error):
+    """The reason why a folder cannot be listed, and advice."""
+    if isinstance(error, FileNotFoundError):
+        return "no such folder: check the path"
+    if isinstance(error, NotADirectoryError):
+        return "not a folder: name one that has a subfolder of photos for each class"
+    return f"cannot be read: {error.strerror}"
+
+
+def check(train: Listing, test: Listing) -> list[Finding]:
+    """The findings on TRAIN and TEST, alone and compared.
+
+    Classes are matched by name. TEST may lack some of TRAIN's classes, but may have no others.
+    """
+    findings = list(train.findings)
+    if len(train.classes) == 1:
+        only = printable(train.classes[0])
+        what = f"only one class, {only}: add a folder of photos that are not {only}"
+        findings.append(Finding("error", printable(train.folder), what))
+    return findings + check_test(train.classes, test, printable(train.folder))
+
+
+def check_test(classes: Sequence[str], test: Listing, owner: str = "the model") -> list[Finding]:
+    """Findings on TEST, compared with the classes of its owner: a model, or TRAIN, which may have none."""
+    spelling = {name.casefold(): name for name in classes}
+    findings = list(test.findings)
+    tested = set(test.classes)
+    for name in sorted(tested.difference(classes)) if classes else []:
+        what = f"{owner} has no class of this name: rename the folder, or move it elsewhere"
+        if meant := spelling.get(name.casefold()):
+            what = f"in {owner} this class is spelt {printable(meant)}: rename one of them"
+            tested.add(meant)
+        findings.append(Finding("error", printable(os.path.join(test.folder, name)), what))
+    for name in classes if tested else []:
+        if name not in tested:
+            where = printable(os.path.join(test.folder, name))
+            findings.append(Finding("warning", where, "no such folder, so this class is not tested"))
+    return findings
+
+
+# Photos
+
+
+def load(listings: list[Listing], classes: Sequence[str], size: int, findings: Sequence[Finding] = (),
+         skip_bad: bool = False) -> tuple[list[Photos], list[Finding]]:
+    """Decodes the photos of each listing to size x size pixels. Returns them with all findings, old and new.
+
+    A label is the index of the photo's class in `classes`. `skip_bad` leaves out photos that cannot be used.
+    Raises DataError if any finding is an error.
+    """
+    paths = [path for listing in listings for path in listing.paths]
+    pixels, digests, noticed = decode_all(paths, size, "skipped" if skip_bad else "error")
+    findings = [*findings, *noticed, *find_duplicates(listings, digests)]
+    usable = [path in digests for path in paths]
+    if skip_bad and not all(usable):
+        pixels = pixels[usable]
+        listings = [leave_out(listing, digests, findings) for listing in listings]
+    if any(finding.verdict == "error" for finding in findings):
+        raise DataError(findings, 0 if skip_bad else usable.count(False))
+
+    sets = []
+    start = 0
+    for listing in listings:
+        labels = [classes.index(name) for name, photos in listing.photos.items() for _ in photos]
+        end = start + len(labels)
+        sets.append(Photos(pixels[start:end], np.array(labels, np.int64), listing.paths, list(classes)))
+        start = end
+    return sets, findings
+
+
+def decode_all(paths, size, verdict):
+    """Decodes photos on all cores -> pixels (N, S, S, 3), {path: SHA-256 of its pixels}, findings.
+
+    A photo that cannot be used gets no SHA-256, and a finding with this verdict.
+    """
+    from tqdm import tqdm
+
+    pixels = shared_memory((len(paths), size, size, 3), np.uint8)
+
+    def decode_one(i):
+        where = printable(paths[i])
+        try:
+            data = decode.read(paths[i])
+            pixels[i] = decode.decode(data, size)
+        except decode.PhotoError as error:
+            return None, Finding(verdict, where, str(error))
+        odd = oddity(paths[i], data, size)
+        return hashlib.sha256(pixels[i]).digest(), odd and Finding("accepted", where, odd)
+
+    results = parallel_map(decode_one, range(len(paths)), TOGETHER)
+    results = list(tqdm(results, desc="photos", total=len(paths), leave=False, disable=None))
+    digests = {path: digest for path, (digest, _) in zip(paths, results, strict=True) if digest}
+    return pixels, digests, [finding for _, finding in results if finding]
+
+
+def oddity(path, data, size):
+    """Something that the owner of a usable photo may not know about it, or None."""
+    kind = decode.find_format(data, decode.LOCAL.formats)
+    image = decode.open_image(BytesIO(data), kind)
+    if suffix_of(path) not in SUFFIXES[kind]:
+        return f"a {kind}, despite its name"
+    if getattr(image, "n_frames", 1) > 1:
+        return "animated: only its first picture is used"
+    if min(image.size) < size // 2:
+        return f"{image.width}x{image.height} pixels, enlarged to {size}x{size}"
+    return None
+
+
+def find_duplicates(listings, digests):
+    """Findings on equal pixels in TRAIN and TEST, or in two classes. Duplicates within a class do no harm."""
+    first = {}
+    in_both_sets = []
+    in_two_classes = []
+    photos = [(listing, name, path) for listing in listings
+              for name, paths in listing.photos.items() for path in paths if path in digests]
+    for listing, name, path in photos:
+        owner, other_name, other = first.setdefault(digests[path], (listing, name, path))
+        where = f"{printable(path)} and {printable(other)}"
+        if owner is not listing:
+            in_both_sets.append(Finding("warning", where, "the same photo in the test and the training set"))
+        elif name != other_name:
+            what = "the same photo in two classes: keep it in one class only"
+            in_two_classes.append(Finding("warning", where, what))
+    if in_both_sets:
+        train, test = listings
+        number = f"{len(in_both_sets)} of {count(len(test.paths), 'photo')}"
+        what = f"{number} also in {printable(train.folder)}, so the accuracy will look too high"
+        in_both_sets.insert(0, Finding("warning", printable(test.folder), what))
+    return in_both_sets + in_two_classes
+
+
+def leave_out(listing, digests, findings):
+    """The listing without photos that have no digest. Adds an error for each class that loses all photos."""
+    photos = {name: [path for path in paths if path in digests] for name, paths in listing.photos.items()}
+    for name, paths in listing.photos.items():
+        if paths and not photos[name]:
+            where = printable(os.path.join(listing.folder, name))
+            what = "none of its photos can be used: add others, or move the folder elsewhere"
+            findings.append(Finding("error", where, what))
+    return replace(listing, photos=photos)

@@ -1,0 +1,168 @@
+"""All cores of the machine: forked worker processes, pipes to them, and memory that they share.
+
+`parallel_map` decodes and predicts photos; learn/team.py computes training steps. Both stand on `forked`.
+
+Processes and not threads: Python runs one thread at a time between the array operations, and decoding one
+photo is too short to be worth waiting for the interpreter lock.
+
+Next: main.py
+"""
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager, suppress
+
+from scene.signals import STOPS, ignore_stops
+
+# NumPy reads this when it is loaded, so commands import this module first. Our matrix products are small: a
+# second BLAS thread costs more time than it saves, and it takes the core from another process.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+class WorkerError(RuntimeError):
+    """A worker process failed or was killed."""
+
+
+def cores():
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def can_fork():
+    """Whether forked processes can do our work: Windows has no fork, on macOS a fork may not use the BLAS
+    library.
+    """
+    return sys.platform == "linux"
+
+
+@contextmanager
+def forked(count, life):
+    """Forks `count` workers and yields (pipes, processes): a duplex pipe to each, and the processes
+    themselves.
+
+    life(rank, pipe) is all that worker number `rank` does. If it raises, the parent's `receive` raises
+    WorkerError. Workers ignore stop signals: the parent decides, and kills them when it leaves the block. A
+    worker ends when its parent closes the pipe or dies, so none outlives the parent.
+    """
+    import multiprocessing  # here, not above: predicting a single photo needs none of it
+
+    fork = multiprocessing.get_context("fork")
+    pipes, workers = [], []
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # until the newborn workers ignore them
+        for rank in range(count):
+            ours, theirs = fork.Pipe()
+            pipes.append(ours)
+            worker = fork.Process(target=live, args=(life, rank, theirs, list(pipes)), daemon=True)
+            worker.start()
+            workers.append(worker)
+            theirs.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        yield pipes, workers
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        for pipe in pipes:
+            pipe.close()
+        for worker in workers:
+            worker.kill()                                       # it may be in the middle of its work
+            worker.join()
+
+
+def live(life, rank, pipe, inherited):
+    """Runs a worker's life; reports the exception that ends it to the parent."""
+    ignore_stops()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    for other in inherited:         # the parent's ends: a copy here would keep the other worker's pipe open
+        other.close()
+    try:
+        life(rank, pipe)
+    except ConnectionError:             # the parent is gone
+        pass
+    except Exception as error:
+        with suppress(ConnectionError):
+            pipe.send(WorkerError(f"a worker process failed: {error!r}"))
+
+
+def receive(pipe, spin=0.0):
+    """The next message of a worker. Raises WorkerError if the worker failed or was killed.
+
+    Spins for up to `spin` seconds before it blocks: a process that blocks is often woken on the core of the
+    process that wakes it, and shares that core for milliseconds.
+    """
+    spin_until_ready(pipe, spin)
+    try:
+        message = pipe.recv()
+    except (EOFError, OSError) as error:
+        raise WorkerError("a worker process was killed, perhaps for lack of memory") from error
+    if isinstance(message, WorkerError):
+        raise message
+    return message
+
+
+def spin_until_ready(pipe, seconds):
+    """Busy-waits until the pipe has a message or the time is up."""
+    end = time.perf_counter() + seconds
+    while seconds and not pipe.poll() and time.perf_counter() < end:
+        pass
+
+
+def parallel_map(work, items, together=1):
+    """As the built-in `map`, on all cores: yields work(item) for every item of a sequence, in order.
+
+    Forks one process per core and gives each an equal share. Results are pickled, `together` at a time;
+    `work` leaves large ones in memory from `shared_memory`. Runs in this process where it cannot fork, and
+    for a handful of items.
+    """
+    count = min(cores(), len(items) // together) if can_fork() else 1
+    if count < 2:
+        yield from map(work, items)
+        return
+    from multiprocessing.connection import wait
+
+    def life(rank, pipe):
+        mine = range(rank, len(items), count)
+        for start in range(0, len(mine), together):
+            pipe.send({i: work(items[i]) for i in mine[start:start + together]})
+        pipe.send({})                                           # no more
+
+    results, done = {}, 0
+    with forked(count, life) as (pipes, _):
+        busy = list(pipes)
+        while busy:
+            for pipe in wait(busy):
+                news = receive(pipe)
+                if not news:
+                    busy.remove(pipe)
+                results |= news
+            while done in results:
+                yield results.pop(done)
+                done += 1
+
+
+def shared_memory(shape, dtype):
+    """A NumPy array of zeros that forked processes share. It has no name, and goes when the last of them
+    ends.
+    """
+    import mmap
+
+    import numpy as np
+
+    memory = mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+
+
+MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # the numbers of <malloc.h>
+
+
+def tune_malloc(**limits):
+    """Sets limits of glibc's malloc, which decide when freed memory returns to the system. Elsewhere does
+    nothing.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, limit in limits.items():
+            mallopt(MALLOPT[name], limit)

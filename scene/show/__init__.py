@@ -1,0 +1,1 @@
+"""Everything that people look at: the report and the page will live here."""

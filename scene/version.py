@@ -1,0 +1,3 @@
+"""The version of Scene. Checkpoints and metrics record it."""
+
+VERSION = "2.0"

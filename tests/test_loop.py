@@ -1,0 +1,451 @@
+"""The loop, alone and as a team: the same seed, the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene.learn.augment import augment
+from scene.learn.loop import train
+from scene.learn.optim import Muon, one_cycle
+from scene.learn.progress import Diverged, Progress
+from scene.learn.recalibrate import recalibrate
+from scene.learn.recipe import STAGES, NetworkError, Settings, check, crop_at, defaults, parts
+from scene.learn.team import Team
+from scene.models import CNN, FCNN, MODES
+from scene.nn.activation import ReLU
+from scene.nn.conv import Conv2d
+from scene.nn.layer import Layer, Network, Parameter, Residual, Sequential
+from scene.nn.linear import Flatten, Linear
+from scene.nn.loss import CrossEntropy
+from scene.nn.norm import BatchNorm
+from scene.nn.normalize import Normalize
+from scene.nn.pool import GlobalAveragePool
+from scene.processes import WorkerError
+from scene.signals import Stopped
+from tests.jobs import alive, make_settings, photos
+
+
+def trained(kind=FCNN, seed=0, epochs=2, **settings):
+    pixels, labels = photos()
+    network = kind(3, 16)
+    train(network, pixels, labels, make_settings(epochs=epochs, learning_rate=0.02, seed=seed, **settings))
+    return network
+
+
+@pytest.mark.parametrize("kind", [FCNN, CNN])
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(kind, monkeypatch):
+    results = []
+    for count in (1, 2, 2, 3):
+        monkeypatch.setattr("scene.processes.cores", lambda count=count: count)
+        network = trained(kind, batch_size=20, shard=10, small_start=True)
+        results.append((network.params.numpy().tobytes(), network.state.numpy().tobytes()))
+    assert len(set(results)) == 1
+    assert trained(kind, seed=1, batch_size=20, shard=10, small_start=True).params.numpy().tobytes() != results[0][0]
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+def test_training_learns(loss):
+    pixels, labels = photos()
+    network = trained(epochs=15, batch_size=16, loss=loss)
+    assert (network.forward(pixels).argmax(1) == labels).float().mean() > 0.95
+
+
+def test_statistics_that_do_not_move_stay_to_the_bit(monkeypatch):
+    monkeypatch.setattr("scene.processes.cores", lambda: 1)
+    pixels, labels = photos()
+    network = FCNN(3, 16)
+    train(network, pixels, labels, make_settings(epochs=3, learning_rate=0.02))
+    mean, std = network.layers[0].mean.clone(), network.layers[0].std.clone()
+    network.layers[0].fit(pixels)
+    assert torch.equal(mean, network.layers[0].mean) and torch.equal(std, network.layers[0].std)
+    assert mean == pytest.approx(pixels.float().mean((0, 1, 2)))
+
+
+def test_the_loop_does_what_the_settings_say(monkeypatch):
+    """Every photo once an epoch in another order, at the schedule's rates, in crops of each stage's size."""
+    monkeypatch.setattr("scene.processes.cores", lambda: 1)
+    made = []
+    rates = []
+    rests = []
+    batches = []
+    views = []
+
+    class Spy(Muon):
+        def __init__(self, network, *settings):
+            made.append(settings)
+            super().__init__(network, *settings)
+
+        def step(self, rate, resting):
+            rates.append(rate)
+            rests.append(len(resting))
+            super().step(rate, resting)
+
+    def spy(pixels, size, area, grey, generator):
+        views.append((size, round(area, 9), grey))
+        batches.append(pixels[:, 0, 0, 0].tolist())
+        return augment(pixels, size, area, grey, generator)
+
+    monkeypatch.setattr("scene.learn.loop.Muon", Spy)
+    monkeypatch.setattr("scene.learn.loop.augment", spy)
+    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
+    settings = make_settings(epochs=10, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0,
+                             crop_area=0.7, grey=0.2, small_start=True)
+    train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
+    assert made == [(0.8, 0.01, 3.0)]
+    assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
+    assert rests == [10] * 8 + [0] * 12, "the layers inside two bodies"
+    assert views == [(16, 0.7, 0.2)] * 8 + [(24, 0.79, 0.2)] * 7 + [(32, 0.88, 0.2)] * 4 + [(40, 1, 0.2)]
+    epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 10
+
+
+def test_progress_counts_photos_not_batches(capsys):
+    with Progress(2, 4) as progress:
+        progress.start_epoch(1)
+        progress.add(1, 4.0, 1)
+        progress.add(3, 2.0, 1)
+        progress.end_epoch()
+    assert capsys.readouterr().out == "epoch 1/2: loss 1.500, training accuracy 50.0%\n"
+
+
+@given(st.integers(2, 1000), st.integers(1, 100))
+def test_parts_are_alike_and_hold_at_least_two(photos, size):
+    lengths = [len(part) for part in torch.arange(photos).tensor_split(parts(photos, size))]
+    assert sum(lengths) == photos and min(lengths) >= 2 and max(lengths) - min(lengths) <= 1
+    assert size < 2 or max(lengths) <= 2 * size
+
+
+def test_two_photos_are_enough():
+    network = FCNN(2, 8)
+    settings = make_settings(epochs=1, learning_rate=0.01)
+    train(network, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1]), settings)
+    assert network.params.isfinite().all()
+
+
+def test_divergence_is_noticed():
+    pixels, labels = photos()
+    with pytest.raises(Diverged, match=r"Training diverged in epoch \d+: the loss .* Try a smaller --learning-rate"):
+        train(FCNN(3, 16), pixels, labels, make_settings(epochs=20, learning_rate=1e30))
+
+
+def test_without_a_terminal_an_epoch_is_a_line(capsys):
+    trained(epochs=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert "loss" in lines[0] and "training accuracy" in lines[0]
+
+
+def team(processes, monkeypatch, learn=None):
+    """A team on a network without BatchNorm, whose gradient for a batch is the mean of its photos'."""
+    monkeypatch.setattr("scene.processes.cores", lambda: processes)
+    pixels, labels = photos(23)
+    network = Network(Flatten(), Linear(16 * 16 * 3, 3)).start(torch.Generator().manual_seed(0))
+    loss = CrossEntropy()
+
+    def by_hand(step, batch, generator):
+        z = network.forward(pixels[batch].float() / 255, training=True)
+        value = loss.forward(z, labels[batch])
+        network.backward(loss.backward())
+        return value * len(batch), (z.argmax(1) == labels[batch]).sum()
+
+    return network, Team(network, learn or by_hand, shards=4), by_hand
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_the_gradient_of_a_batch_is_that_of_its_shards_together(processes, monkeypatch):
+    network, workers, by_hand = team(processes, monkeypatch)
+    batch = torch.arange(23)
+    sums = [float(value) for value in by_hand(0, batch, None)]
+    whole = network.grads.clone()
+    with workers:
+        for _ in range(2):
+            assert workers.step(0, batch, torch.arange(4)) == pytest.approx(sums)
+            torch.testing.assert_close(network.grads, whole)
+
+
+def test_statistics_are_the_mean_of_the_shards(monkeypatch):
+    monkeypatch.setattr("scene.processes.cores", lambda: 2)
+    network = Network(Linear(1, 1)).start(torch.Generator().manual_seed(0))
+    network.state_size = 3
+    network.state = torch.zeros(3)
+
+    def learn(step, batch, generator):
+        network.state += batch.float().mean()
+        return 0, 0
+
+    workers = Team(network, learn, shards=3)
+    with workers:
+        workers.step(0, torch.tensor([1, 2, 3, 4, 5, 6, 9]), torch.arange(3))
+    torch.testing.assert_close(workers.state, torch.full((3,), 30 / 7))
+
+
+def test_a_worker_that_fails_is_reported_and_none_remains(monkeypatch):
+    parent = os.getpid()
+
+    def learn(step, batch, generator):
+        if os.getpid() != parent:
+            raise MemoryError("too much")
+        return 0, 0
+
+    _, workers, _ = team(3, monkeypatch, learn)
+    with pytest.raises(WorkerError, match=r"a worker process failed: MemoryError\('too much'\)"), workers:
+        workers.step(0, torch.arange(23), torch.arange(4))
+    assert not any(worker.is_alive() for worker in workers.workers)
+
+
+def test_a_worker_that_is_killed_is_reported(monkeypatch):
+    _, workers, _ = team(2, monkeypatch, lambda *arguments: (0, 0))
+    with pytest.raises(WorkerError, match="a worker process was killed"), workers:
+        workers.step(0, torch.arange(23), torch.arange(4))
+        workers.workers[0].kill()
+        workers.workers[0].join()
+        workers.step(0, torch.arange(23), torch.arange(4))
+
+
+def test_an_error_in_the_middle_of_a_step_waits_for_nobody(monkeypatch):
+    parent = os.getpid()
+
+    def learn(*arguments):
+        if os.getpid() == parent:
+            raise ValueError("stop")
+        time.sleep(60)
+        return 0, 0
+
+    _, workers, _ = team(2, monkeypatch, learn)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="stop"), workers:
+        workers.step(0, torch.arange(23), torch.arange(4))
+    assert time.monotonic() - start < 30 and not any(worker.is_alive() for worker in workers.workers)
+
+
+KILLED = """
+import time, torch
+import scene.learn.team, scene.processes
+from scene.nn.layer import Network
+from scene.nn.linear import Linear
+scene.processes.cores = lambda: 3
+network = Network(Linear(1, 1)).start(torch.Generator())
+with scene.learn.team.Team(network, lambda *arguments: (0, 0), 3) as team:
+    team.step(0, torch.arange(6), torch.arange(3))
+    print(*(worker.pid for worker in team.workers), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
+    shared_before = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    workers = list(map(int, process.stdout.readline().split()))
+    assert len(workers) == 2
+    process.send_signal(number)
+    process.wait(10)
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert set(os.listdir("/dev/shm")) <= shared_before
+
+
+def test_few_photos_are_seen_more_often_in_larger_steps():
+    def some(photos, trained=False, mode=MODES["CNN"]):
+        settings = defaults(mode, photos, trained)
+        return [settings[name] for name in ("epochs", "learning_rate", "crop_growth", "small_start")]
+
+    assert some(9000) == [36, 0.08, 1, True]
+    assert some(9000 / 8) == [61, 0.135, 0.32, True]
+    assert some(60)[1:3] == [0.15, 0]
+    assert some(9000, trained=True) == [36, 0.008, 1, False]
+    assert some(60, mode=MODES["FCNN"]) == some(9000, mode=MODES["FCNN"]) == [80, 0.1, 0, False]
+    assert some(9000, mode=MODES["CNN"]._replace(learning_rate=0.3))[1] == 0.3, "the limit is for few photos"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_defaults_of_every_mode_are_its_numbers(mode):
+    settings = Settings(**defaults(MODES[mode], 9000))
+    for name in Settings.__dataclass_fields__.keys() & set(MODES[mode]._fields):
+        assert getattr(settings, name) == getattr(MODES[mode], name), name
+
+
+def test_a_small_start_trains_residual_bodies_later(monkeypatch):
+    """They do not move in the first part of the training, and do in the rest; nothing else waits for them."""
+    pixels, labels = photos(n=24)
+    network = CNN(3, 16)
+    seen = []
+    step = Team.step
+
+    def watch(team, *arguments):
+        seen.append({name: array.clone() for name, array in network.arrays().items() if name.endswith("w")})
+        return step(team, *arguments)
+
+    monkeypatch.setattr(Team, "step", watch)
+    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, small_start=True))
+    body = {name for name in seen[0] if name.endswith(("body.0.w", "body.3.w"))}
+    moved = [{name for name in body if not torch.allclose(seen[i][name], seen[i + 1][name])} for i in range(1, 7)]
+    opened = [i / 8 >= STAGES[0].until for i in range(1, 7)]
+    assert moved == [body if late else set() for late in opened] and set(opened) == {False, True}
+    assert not torch.equal(seen[1]["1.w"], seen[2]["1.w"])
+
+
+def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():
+    """As in the model of a training that diverged early, or is over after a step."""
+    pixels, labels = photos(n=4)
+    network = CNN(3, 16)
+    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=4, small_start=True))
+    before, residual = Sequential(*network.layers[:8]), network.layers[8]
+    x = before.forward(pixels)
+    assert torch.equal(residual.forward(x), x)
+    train(network, pixels, labels, make_settings(epochs=4, learning_rate=0.1, batch_size=4, small_start=True))
+    x = before.forward(pixels)
+    assert not torch.equal(residual.forward(x), x)
+
+
+def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
+    settings = make_settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5, small_start=True)
+    assert crop_at(0, CNN(2, 10), settings) == (8, 0.6) and crop_at(0.99, CNN(2, 10), settings) == (10, 0.8)
+    assert crop_at(0, CNN(2, 80), settings)[0] == 32
+    assert crop_at(0, CNN(2, 80), replace(settings, small_start=False))[0] == 48
+    assert crop_at(0, FCNN(2, 24), settings) == crop_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
+
+
+def test_a_trained_cnn_knows_the_statistics_of_whole_photos():
+    pixels, labels = photos(n=24)
+    network = CNN(3, 16)
+    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=8, shard=8))
+    *before, norm = network.layers[:4]
+    rows = Sequential(*before).forward(pixels).reshape(-1, 32)
+    torch.testing.assert_close(norm.mean, rows.mean(0))
+    assert norm.momentum == 0.1
+    state = network.state.clone()
+    recalibrate(network, pixels)
+    torch.testing.assert_close(network.state, state)            # which depends on the photos and weights alone
+
+
+def test_a_trained_cnn_is_the_same_to_the_bit_on_any_number_of_cores(monkeypatch):
+    """Its norms too, which several processes measure. The mean and spread of colours, no norm's, stay as they
+    are.
+    """
+    pixels, labels = photos(n=100)
+    states = []
+    for number in (1, 2, 3, 2):
+        monkeypatch.setattr("scene.processes.cores", lambda number=number: number)
+        network = CNN(3, 16)
+        train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=8, shard=4))
+        states.append(network.state)
+    assert all(torch.equal(state, states[0]) for state in states)
+    fresh = CNN(3, 16).start(torch.Generator()).layers[0]
+    fresh.fit(pixels)
+    assert torch.equal(network.layers[0].std, fresh.std) and torch.equal(network.layers[0].mean, fresh.mean)
+
+
+def test_many_photos_are_not_all_needed_for_the_statistics(monkeypatch):
+    monkeypatch.setattr("scene.processes.cores", lambda: 1)
+    network = CNN(3, 8).start(torch.Generator().manual_seed(0))
+    seen = []
+    network.layers[0].forward = lambda x, training=False: seen.append(x) or x.float()
+    pixels = torch.arange(10).to(torch.uint8)[:, None, None, None].expand(10, 8, 8, 3)
+    recalibrate(network, pixels, size=2, most=3)
+    assert [x[:, 0, 0, 0].tolist() for x in seen] == [[0, 5], [1, 6], [2, 7]]
+
+
+def test_many_batches_have_the_statistics_of_all_their_photos_together():
+    """Not only of each batch: with classes of different brightness the means of the batches differ too."""
+    pixels, labels = photos(n=60)
+    pixels = pixels[labels.argsort()]
+    network = CNN(3, 16).start(torch.Generator().manual_seed(0))
+    network.layers[0].fit(pixels)
+    recalibrate(network, pixels, size=20)
+    *before, norm = network.layers[:4]
+    rows = Sequential(*before).forward(pixels).reshape(-1, 32)
+    torch.testing.assert_close(norm.mean, rows.mean(0))
+    torch.testing.assert_close(norm.var, rows.var(0, correction=0))
+
+
+def test_recalibration_remembers_nothing_of_the_photos():
+    """It evaluates, so no layer keeps what `backward` would need: the peak of a training's memory is not
+    here.
+    """
+    network = CNN(3, 16).start(torch.Generator().manual_seed(0))
+    before = [set(vars(layer)) for _, layer in network.walk()]
+    recalibrate(network, photos(n=40)[0])
+    assert [set(vars(layer)) for _, layer in network.walk()] == before
+
+
+def test_a_signal_after_the_last_step_ends_the_training_too(monkeypatch):
+    """It is noted, not lost: the exit code would be 0, and the person would think that it had not arrived."""
+    pixels, labels = photos(n=20)
+    end = Progress.end_epoch
+    monkeypatch.setattr(Progress, "end_epoch", lambda progress: os.kill(os.getpid(), signal.SIGTERM) or end(progress))
+    with pytest.raises(Stopped) as stopped:
+        train(FCNN(3, 16), pixels, labels, make_settings(epochs=1, learning_rate=0.01))
+    assert stopped.value.exit_code == 143
+
+
+# What the loop takes for granted of a network
+
+
+class Scale(Layer):
+    """y = w x, with a parameter of one dimension that says it decays."""
+
+    def __init__(self, channels):
+        self.parameters = {"w": Parameter((channels,), mean=1.0, decay=True)}
+
+
+def body(*more):
+    return Residual(Sequential(Conv2d(4, 4, 1), *more))
+
+
+def of(*layers):
+    """A CNN with these layers in the middle."""
+    return Network(Normalize(), Conv2d(3, 4, 3), *layers, GlobalAveragePool(), Linear(4, 3))
+
+
+@pytest.mark.parametrize("network, message", [
+    (Network(Flatten(), Linear(768, 3)), r"^Network begins with Flatten: begin with Normalize, "),
+    (Network(Normalize(), Flatten(), Linear(768, 3), BatchNorm(3)), r"^Network ends in BatchNorm: end in Linear, "),
+    (of(body()), r"^The body of Network's residual layer 2 ends in Conv2d: end it in BatchNorm, "),
+    (of(body(BatchNorm(4), ReLU())), r"^The body of Network's residual layer 2 ends in ReLU: "),
+    (of(Scale(4)), r"^Network's parameter 2\.w has the shape \(4,\) and weight decay, but .*: declare it with decay=False\.$"),
+])
+def test_a_network_that_cannot_be_trained_is_refused_in_words(network, message):
+    settings = make_settings(epochs=1, learning_rate=0.1, small_start=True)
+    with pytest.raises(NetworkError, match=message):
+        check(network, settings)
+    pixels, labels = photos()
+    with pytest.raises(NetworkError, match=message):
+        train(network, pixels, labels, settings)
+
+
+@pytest.mark.parametrize("layers", [(), (ReLU(),), (body(BatchNorm(4)),), (body(), BatchNorm(4))], ids=repr)
+def test_a_network_without_norms_or_with_any_residual_can_be_trained(layers):
+    """Version 1.4 lost a network without norms after the last epoch, and one whose body ended in a
+    convolution.
+    """
+    network = of(*layers)
+    network.image_size = 16
+    pixels, labels = photos(n=12)
+    train(network, pixels, labels, make_settings(epochs=3, learning_rate=0.05, batch_size=6))
+    assert network.forward(pixels).isfinite().all()
+
+
+def test_a_small_start_takes_the_shortcut_of_a_residual_layer():
+    """A shortcut with weights of its own is trained from the first step, the body is not."""
+    network = of(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4)), Conv2d(4, 4, 1)))
+    network.image_size = 16
+    pixels, labels = photos(n=12)
+    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=12, small_start=True))
+    start = of(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4)), Conv2d(4, 4, 1)))
+    start.start(torch.Generator().manual_seed(0))
+    moved = {name: not torch.allclose(array / array.norm(), start.arrays()[name] / start.arrays()[name].norm())
+             for name, array in network.arrays().items() if name.startswith("2.") and name.endswith("0.w")}
+    moved["2.shortcut.w"] = not torch.allclose(network.arrays()["2.shortcut.w"], start.arrays()["2.shortcut.w"])
+    assert moved == {"2.body.0.w": False, "2.shortcut.w": True}

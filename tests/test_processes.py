@@ -1,0 +1,243 @@
+"""scene/processes.py: workers do everything once, on all cores, report how they end, and outlive nothing."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scene import processes
+from scene.processes import WorkerError, forked, parallel_map, receive, shared_memory
+from scene.signals import STOPS
+from tests.jobs import alive
+
+forks = pytest.mark.skipif(not processes.can_fork(), reason="processes are forked on Linux only")
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+
+
+# parallel_map
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 7))
+def test_every_part_is_done_once_and_in_order(count, together, number):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "cores", lambda: number)
+        assert list(parallel_map(lambda i: i * i, range(count), together)) == [i * i for i in range(count)]
+
+
+@forks
+def test_every_core_has_a_process_of_its_own(two_cores):
+    pids = list(parallel_map(lambda i: os.getpid(), range(10)))
+    assert len(set(pids)) == 2 and os.getpid() not in pids
+    assert pids.count(pids[0]) == 5
+
+
+def test_where_it_cannot_fork_it_works_in_this_process(two_cores, monkeypatch):
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    assert list(parallel_map(lambda i: os.getpid(), range(10))) == [os.getpid()] * 10
+
+
+@forks
+def test_a_handful_is_not_worth_a_process(two_cores):
+    assert list(parallel_map(lambda i: os.getpid(), range(15), together=8)) == [os.getpid()] * 15
+
+
+@forks
+def test_results_may_lie_in_shared_memory(two_cores):
+    squares = shared_memory((30, 3), np.int64)
+
+    def work(i):
+        squares[i] = i * i
+
+    assert len(list(parallel_map(work, range(len(squares))))) == len(squares)
+    assert (squares == np.arange(len(squares))[:, None] ** 2).all()
+    assert shared_memory((0, 3), np.uint8).shape == (0, 3)
+
+
+@forks
+def test_an_error_of_a_process_is_ours(two_cores):
+    def work(i):
+        return 1 // (i - 20)
+
+    with pytest.raises(WorkerError, match="a worker process failed: ZeroDivisionError"):
+        list(parallel_map(work, range(64)))
+    assert not multiprocessing.active_children()
+
+
+@forks
+def test_a_killed_process_is_missed_at_once(two_cores):
+    done = shared_memory((64,), np.uint8)
+
+    def work(i):
+        if i == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        done[i] = 1
+
+    with pytest.raises(WorkerError, match="was killed"):
+        list(parallel_map(work, range(len(done))))
+    assert done.sum() < 60 and not multiprocessing.active_children()
+
+
+@forks
+def test_who_needs_no_more_does_not_wait_for_the_rest(two_cores):
+    done = shared_memory((64,), np.uint8)
+
+    def work(i):
+        time.sleep(0.02)
+        done[i] = 1
+
+    results = parallel_map(work, range(len(done)))
+    next(results)
+    results.close()
+    assert not multiprocessing.active_children() and 0 < done.sum() < len(done)
+
+
+PARENT = """
+import os, time
+from scene import processes
+processes.cores = lambda: 2
+def work(i):
+    time.sleep(0.1)
+    return os.getpid()
+for pid in processes.parallel_map(work, range(10000), 4):
+    print(pid, flush=True)
+"""
+
+
+@forks
+def test_nothing_outlives_a_parent_that_was_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        workers = {int(parent.stdout.readline()) for _ in range(16)}
+        parent.kill()
+    assert workers and parent.pid not in workers
+    end = time.monotonic() + 5
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+@forks
+def test_ctrl_c_reaches_all_and_only_the_parent_answers():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, start_new_session=True) as parent:
+        workers = {int(parent.stdout.readline()) for _ in range(16)}
+        os.killpg(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=30)
+    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1          # the parent's alone
+    assert not any(map(alive, workers))
+
+
+# forked and receive, on which parallel_map and learn/team.py stand
+
+
+@forks
+def test_every_worker_has_a_rank_and_a_pipe():
+    def life(rank, pipe):
+        pipe.send((rank, os.getpid(), pipe.recv()))
+
+    with forked(3, life) as (pipes, workers):
+        for rank, pipe in enumerate(pipes):
+            pipe.send(f"to {rank}")
+        answers = [receive(pipe) for pipe in pipes]
+    assert answers == [(rank, worker.pid, f"to {rank}") for rank, worker in enumerate(workers)]
+    assert not multiprocessing.active_children()
+
+
+def fail():
+    raise MemoryError("too much")
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@forks
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("end, message", [
+    (fail, r"^a worker process failed: MemoryError\('too much'\)$"),
+    (be_killed, r"^a worker process was killed, perhaps for lack of memory$"),
+])
+def test_the_end_of_one_worker_is_reported_and_the_others_go_on(end, message, failing):
+    def life(rank, pipe):
+        pipe.recv()
+        if rank == failing:
+            end()
+        pipe.send(rank)
+
+    with forked(3, life) as (pipes, _):
+        for pipe in pipes:
+            pipe.send("begin")
+        with pytest.raises(WorkerError, match=message):
+            receive(pipes[failing])
+        others = {0, 1, 2} - {failing}
+        assert {receive(pipes[rank]) for rank in others} == others
+    assert not multiprocessing.active_children()
+
+
+@forks
+def test_a_worker_ends_with_its_pipe_although_others_were_forked_after_it():
+    """These have closed their copies of the parent's end of the pipe, which they inherited."""
+    with forked(3, lambda rank, pipe: pipe.recv()) as (pipes, workers):
+        for rank, (pipe, worker) in enumerate(zip(pipes, workers, strict=True)):
+            pipe.close()
+            worker.join(10)
+            assert worker.exitcode == 0
+            assert all(other.is_alive() for other in workers[rank + 1:])
+
+
+@forks
+def test_a_parent_that_leaves_the_block_waits_for_nobody():
+    def life(rank, pipe):
+        time.sleep(60)
+
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="stop"), forked(2, life) as (_, workers):
+        raise ValueError("stop")
+    assert time.monotonic() - start < 30 and not any(alive(worker.pid) for worker in workers)
+
+
+@forks
+def test_stop_signals_are_ignored_by_workers_and_not_by_the_parent():
+    def life(rank, pipe):
+        for number in STOPS:
+            os.kill(os.getpid(), number)
+        pipe.send(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    with forked(2, life) as (pipes, _):
+        assert not set(STOPS) & set().union(*map(receive, pipes))
+        assert not set(STOPS) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@forks
+def test_a_stop_signal_in_the_middle_of_forking_ends_the_workers_too():
+    def life(rank, pipe):
+        if rank == 0:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), forked(3, life):
+        time.sleep(60)
+    assert time.monotonic() - start < 30 and not multiprocessing.active_children()
+
+
+@forks
+@pytest.mark.parametrize("spin", [0, 0.01])
+def test_a_message_is_waited_for_longer_than_the_spin(spin):
+    def life(rank, pipe):
+        time.sleep(0.1)
+        pipe.send("late")
+
+    with forked(1, life) as (pipes, _):
+        assert receive(pipes[0], spin) == "late"

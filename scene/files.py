@@ -47,4 +47,5 @@ def sync_folder(folder):
 
 def is_path_component(name: str) -> bool:
     """Whether a name can be that of a file or folder on any system, with no separators in it."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(os.fsencode(name)) <= 255
+    length = len(name.encode("utf-8", "surrogateescape"))
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and length <= 255

@@ -62,7 +62,7 @@ def saved_as_format_1(network=NETWORK, card=None):
 
 def as_text(card):
     """A card as JSON, to compare: arrays have no == of their own, and 1 == True."""
-    calibration = {name: array.tolist() for name, array in card.get("calibration", {}).items()}
+    calibration = {name: np.float32(array).tolist() for name, array in card.get("calibration", {}).items()}
     return json.dumps(card | {"calibration": calibration}, sort_keys=True)
 
 

@@ -1,6 +1,7 @@
 """The loop, alone and as a team: the same seed, the same bytes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from scene.processes import WorkerError
 from scene.signals import Stopped
 from tests.jobs import alive, make_settings, photos
 
+every_mode = pytest.mark.parametrize("mode", MODES)
+
 
 def trained(kind=FCNN, seed=0, epochs=2, **settings):
     pixels, labels = photos()
@@ -40,15 +43,18 @@ def trained(kind=FCNN, seed=0, epochs=2, **settings):
     return network
 
 
-@pytest.mark.parametrize("kind", [FCNN, CNN])
-def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(kind, monkeypatch):
+@every_mode
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(mode, monkeypatch):
+    def train_again(seed=0):
+        network = trained(MODES[mode].network, seed, batch_size=20, shard=10, small_start=True)
+        return network.params.numpy().tobytes(), network.state.numpy().tobytes()
+
     results = []
     for count in (1, 2, 2, 3):
         monkeypatch.setattr("scene.processes.cores", lambda count=count: count)
-        network = trained(kind, batch_size=20, shard=10, small_start=True)
-        results.append((network.params.numpy().tobytes(), network.state.numpy().tobytes()))
+        results.append(train_again())
     assert len(set(results)) == 1
-    assert trained(kind, seed=1, batch_size=20, shard=10, small_start=True).params.numpy().tobytes() != results[0][0]
+    assert train_again(seed=1)[0] != results[0][0]
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
@@ -96,15 +102,16 @@ def test_the_loop_does_what_the_settings_say(monkeypatch):
     monkeypatch.setattr("scene.learn.loop.Muon", Spy)
     monkeypatch.setattr("scene.learn.loop.augment", spy)
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].repeat(1, 40, 40, 3)
-    settings = make_settings(epochs=10, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01, norm_rate=3.0,
-                             crop_area=0.7, grey=0.2, small_start=True)
+    settings = make_settings(epochs=10, learning_rate=0.2, batch_size=5, momentum=0.8, decay=0.01,
+                             norm_rate=3.0, crop_area=0.7, grey=0.2, small_start=True)
     train(CNN(2, 40), pixels, torch.arange(10) % 2, settings)
     assert made == [(0.8, 0.01, 3.0)]
     assert rates == [0.2 * one_cycle(step / 20) for step in range(20)]
     assert rests == [10] * 8 + [0] * 12, "the layers inside two bodies"
     assert views == [(16, 0.7, 0.2)] * 8 + [(24, 0.79, 0.2)] * 7 + [(32, 0.88, 0.2)] * 4 + [(40, 1, 0.2)]
     epochs = [batches[2 * i] + batches[2 * i + 1] for i in range(10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 10
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 10
 
 
 def test_progress_counts_photos_not_batches(capsys):
@@ -132,7 +139,8 @@ def test_two_photos_are_enough():
 
 def test_divergence_is_noticed():
     pixels, labels = photos()
-    with pytest.raises(Diverged, match=r"Training diverged in epoch \d+: the loss .* Try a smaller --learning-rate"):
+    message = r"^Training diverged in epoch \d+: the loss .*\. Try a smaller --learning-rate\.$"
+    with pytest.raises(Diverged, match=message):
         train(FCNN(3, 16), pixels, labels, make_settings(epochs=20, learning_rate=1e30))
 
 
@@ -243,7 +251,8 @@ with scene.learn.team.Team(network, lambda *arguments: (0, 0), 3) as team:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_and_no_memory_remains_of_a_killed_parent(number):
     shared_before = set(os.listdir("/dev/shm"))
-    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True)
     workers = list(map(int, process.stdout.readline().split()))
     assert len(workers) == 2
     process.send_signal(number)
@@ -269,7 +278,7 @@ def test_few_photos_are_seen_more_often_in_larger_steps():
     assert some(9000, mode=MODES["CNN"]._replace(learning_rate=0.3))[1] == 0.3, "the limit is for few photos"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@every_mode
 def test_the_defaults_of_every_mode_are_its_numbers(mode):
     settings = Settings(**defaults(MODES[mode], 9000))
     for name in Settings.__dataclass_fields__.keys() & set(MODES[mode]._fields):
@@ -277,7 +286,7 @@ def test_the_defaults_of_every_mode_are_its_numbers(mode):
 
 
 def test_a_small_start_trains_residual_bodies_later(monkeypatch):
-    """They do not move in the first part of the training, and do in the rest; nothing else waits for them."""
+    """They rest in the first stage of the training and move in the others. Other layers move at once."""
     pixels, labels = photos(n=24)
     network = CNN(3, 16)
     seen = []
@@ -288,16 +297,18 @@ def test_a_small_start_trains_residual_bodies_later(monkeypatch):
         return step(team, *arguments)
 
     monkeypatch.setattr(Team, "step", watch)
-    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, small_start=True))
+    settings = make_settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, small_start=True)
+    train(network, pixels, labels, settings)
     body = {name for name in seen[0] if name.endswith(("body.0.w", "body.3.w"))}
-    moved = [{name for name in body if not torch.allclose(seen[i][name], seen[i + 1][name])} for i in range(1, 7)]
+    moved = [{name for name in body if not torch.allclose(seen[i][name], seen[i + 1][name])}
+             for i in range(1, 7)]
     opened = [i / 8 >= STAGES[0].until for i in range(1, 7)]
     assert moved == [body if late else set() for late in opened] and set(opened) == {False, True}
     assert not torch.equal(seen[1]["1.w"], seen[2]["1.w"])
 
 
 def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():
-    """As in the model of a training that diverged early, or is over after a step."""
+    """As in the model of a training that diverged early, or that had a single step."""
     pixels, labels = photos(n=4)
     network = CNN(3, 16)
     train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=4, small_start=True))
@@ -311,7 +322,8 @@ def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():
 
 def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
     settings = make_settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5, small_start=True)
-    assert crop_at(0, CNN(2, 10), settings) == (8, 0.6) and crop_at(0.99, CNN(2, 10), settings) == (10, 0.8)
+    assert crop_at(0, CNN(2, 10), settings) == (8, 0.6)
+    assert crop_at(0.99, CNN(2, 10), settings) == (10, 0.8)
     assert crop_at(0, CNN(2, 80), settings)[0] == 32
     assert crop_at(0, CNN(2, 80), replace(settings, small_start=False))[0] == 48
     assert crop_at(0, FCNN(2, 24), settings) == crop_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
@@ -327,13 +339,11 @@ def test_a_trained_cnn_knows_the_statistics_of_whole_photos():
     assert norm.momentum == 0.1
     state = network.state.clone()
     recalibrate(network, pixels)
-    torch.testing.assert_close(network.state, state)            # which depends on the photos and weights alone
+    torch.testing.assert_close(network.state, state)        # it depends on photos and weights alone
 
 
 def test_a_trained_cnn_is_the_same_to_the_bit_on_any_number_of_cores(monkeypatch):
-    """Its norms too, which several processes measure. The mean and spread of colours, no norm's, stay as they
-    are.
-    """
+    """Its norms too, which several processes measure. The mean and spread of the colours stay as they are."""
     pixels, labels = photos(n=100)
     states = []
     for number in (1, 2, 3, 2):
@@ -358,7 +368,7 @@ def test_many_photos_are_not_all_needed_for_the_statistics(monkeypatch):
 
 
 def test_many_batches_have_the_statistics_of_all_their_photos_together():
-    """Not only of each batch: with classes of different brightness the means of the batches differ too."""
+    """Also of the differences between batches: with classes of different brightness, their means differ."""
     pixels, labels = photos(n=60)
     pixels = pixels[labels.argsort()]
     network = CNN(3, 16).start(torch.Generator().manual_seed(0))
@@ -371,9 +381,7 @@ def test_many_batches_have_the_statistics_of_all_their_photos_together():
 
 
 def test_recalibration_remembers_nothing_of_the_photos():
-    """It evaluates, so no layer keeps what `backward` would need: the peak of a training's memory is not
-    here.
-    """
+    """It evaluates, so no layer keeps arrays for `backward`, and a training's memory does not peak here."""
     network = CNN(3, 16).start(torch.Generator().manual_seed(0))
     before = [set(vars(layer)) for _, layer in network.walk()]
     recalibrate(network, photos(n=40)[0])
@@ -381,43 +389,64 @@ def test_recalibration_remembers_nothing_of_the_photos():
 
 
 def test_a_signal_after_the_last_step_ends_the_training_too(monkeypatch):
-    """It is noted, not lost: the exit code would be 0, and the person would think that it had not arrived."""
+    """If it were lost, the exit code would be 0, as if it had not arrived."""
     pixels, labels = photos(n=20)
-    end = Progress.end_epoch
-    monkeypatch.setattr(Progress, "end_epoch", lambda progress: os.kill(os.getpid(), signal.SIGTERM) or end(progress))
+    end_epoch = Progress.end_epoch
+
+    def end_with_signal(progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+        end_epoch(progress)
+
+    monkeypatch.setattr(Progress, "end_epoch", end_with_signal)
     with pytest.raises(Stopped) as stopped:
         train(FCNN(3, 16), pixels, labels, make_settings(epochs=1, learning_rate=0.01))
     assert stopped.value.exit_code == 143
 
 
-# What the loop takes for granted of a network
+# Networks that the loop can train, and others
 
 
 class Scale(Layer):
-    """y = w x, with a parameter of one dimension that says it decays."""
+    """y = w x. Its w: (C,) has weight decay, although it is no matrix."""
 
     def __init__(self, channels):
         self.parameters = {"w": Parameter((channels,), mean=1.0, decay=True)}
 
 
-def body(*more):
-    return Residual(Sequential(Conv2d(4, 4, 1), *more))
+def residual(*ending):
+    """A residual layer whose body is a convolution and these layers."""
+    return Residual(Sequential(Conv2d(4, 4, 1), *ending))
 
 
-def of(*layers):
-    """A CNN with these layers in the middle."""
-    return Network(Normalize(), Conv2d(3, 4, 3), *layers, GlobalAveragePool(), Linear(4, 3))
+def small_cnn(*layers):
+    """A network of convolutions with these layers in the middle."""
+    network = Network(Normalize(), Conv2d(3, 4, 3), *layers, GlobalAveragePool(), Linear(4, 3))
+    network.image_size = 16
+    return network
 
 
-@pytest.mark.parametrize("network, message", [
-    (Network(Flatten(), Linear(768, 3)), r"^Network begins with Flatten: begin with Normalize, "),
-    (Network(Normalize(), Flatten(), Linear(768, 3), BatchNorm(3)), r"^Network ends in BatchNorm: end in Linear, "),
-    (of(body()), r"^The body of Network's residual layer 2 ends in Conv2d: end it in BatchNorm, "),
-    (of(body(BatchNorm(4), ReLU())), r"^The body of Network's residual layer 2 ends in ReLU: "),
-    (of(Scale(4)), r"^Network's parameter 2\.w has the shape \(4,\) and weight decay, but .*: declare it with decay=False\.$"),
-])
+UNTRAINABLE = [
+    (Network(Flatten(), Linear(768, 3)),
+     "Network begins with Flatten: begin with Normalize, which the training fits to the colours of the "
+     "photos."),
+    (Network(Normalize(), Flatten(), Linear(768, 3), BatchNorm(3)),
+     "Network ends in BatchNorm: end in Linear, whose outputs are the scores of the classes."),
+    (small_cnn(residual()),
+     "The body of Network's residual layer 2 ends in Conv2d: end it in BatchNorm, whose scale keeps the body "
+     "silent until its training begins."),
+    (small_cnn(residual(BatchNorm(4), ReLU())),
+     "The body of Network's residual layer 2 ends in ReLU: end it in BatchNorm, whose scale keeps the body "
+     "silent until its training begins."),
+    (small_cnn(Scale(4)),
+     "Network's parameter 2.w has the shape (4,) and weight decay, but Muon decays matrices only: declare it "
+     "with decay=False."),
+]
+
+
+@pytest.mark.parametrize("network, message", UNTRAINABLE)
 def test_a_network_that_cannot_be_trained_is_refused_in_words(network, message):
     settings = make_settings(epochs=1, learning_rate=0.1, small_start=True)
+    message = f"^{re.escape(message)}$"
     with pytest.raises(NetworkError, match=message):
         check(network, settings)
     pixels, labels = photos()
@@ -425,27 +454,32 @@ def test_a_network_that_cannot_be_trained_is_refused_in_words(network, message):
         train(network, pixels, labels, settings)
 
 
-@pytest.mark.parametrize("layers", [(), (ReLU(),), (body(BatchNorm(4)),), (body(), BatchNorm(4))], ids=repr)
+@pytest.mark.parametrize("layers", [(), (ReLU(),), (residual(BatchNorm(4)),), (residual(), BatchNorm(4))],
+                         ids=repr)
 def test_a_network_without_norms_or_with_any_residual_can_be_trained(layers):
-    """Version 1.4 lost a network without norms after the last epoch, and one whose body ended in a
+    """Version 1.4 failed after the last epoch of a network without norms, or with a body that ended in a
     convolution.
     """
-    network = of(*layers)
-    network.image_size = 16
+    network = small_cnn(*layers)
     pixels, labels = photos(n=12)
     train(network, pixels, labels, make_settings(epochs=3, learning_rate=0.05, batch_size=6))
     assert network.forward(pixels).isfinite().all()
 
 
 def test_a_small_start_takes_the_shortcut_of_a_residual_layer():
-    """A shortcut with weights of its own is trained from the first step, the body is not."""
-    network = of(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4)), Conv2d(4, 4, 1)))
-    network.image_size = 16
+    """It trains the weights of the shortcut, but not those of the body."""
+    def make():
+        return small_cnn(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4)), Conv2d(4, 4, 1)))
+
+    network = make()
     pixels, labels = photos(n=12)
-    train(network, pixels, labels, make_settings(epochs=1, learning_rate=0.1, batch_size=12, small_start=True))
-    start = of(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4)), Conv2d(4, 4, 1)))
-    start.start(torch.Generator().manual_seed(0))
-    moved = {name: not torch.allclose(array / array.norm(), start.arrays()[name] / start.arrays()[name].norm())
-             for name, array in network.arrays().items() if name.startswith("2.") and name.endswith("0.w")}
-    moved["2.shortcut.w"] = not torch.allclose(network.arrays()["2.shortcut.w"], start.arrays()["2.shortcut.w"])
+    train(network, pixels, labels,
+          make_settings(epochs=1, learning_rate=0.1, batch_size=12, small_start=True))
+    begun = make().start(torch.Generator().manual_seed(0)).arrays()
+
+    def direction(array):
+        return array / array.norm()                 # Muon sets the length of every weight, also at rest
+
+    moved = {name: not torch.allclose(direction(network.arrays()[name]), direction(begun[name]))
+             for name in ("2.body.0.w", "2.shortcut.w")}
     assert moved == {"2.body.0.w": False, "2.shortcut.w": True}

@@ -70,7 +70,10 @@ class Classifier:
 
             network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
         classifier = cls(network, card, hashlib.sha256(data).hexdigest()[:12])
-        classifier.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
+        try:
+            classifier.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
+        except ValueError as error:
+            raise ModelFileError(f"its layers do not fit its image size: {error}") from error
         return classifier
 
     def classify(self, photo: bytes, limits: Limits = LOCAL) -> dict[str, float]:

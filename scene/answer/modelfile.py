@@ -26,6 +26,7 @@ Next: format1.py
 
 import hashlib
 import json
+import os
 from contextlib import contextmanager
 from itertools import zip_longest
 from math import isfinite
@@ -51,6 +52,7 @@ FIT = "stretch"             # the one way in which photos.decode fits a photo to
 DTYPES = {"F16": "<f2", "F32": "<f4", "U8": "u1"}
 LARGEST_HALF = 65504        # of half precision's numbers
 MOST_HEADER = 1 << 20       # bytes of JSON, which can take forty times as much memory
+MOST_CLASSES = 1 << 20      # bytes of their names
 ARRAY_ENTRY = 200           # bytes: more than the header needs for an array, its name apart
 ARGUMENTS = ("a network's arguments must be numbers, lists of widths or short words, and its image size from "
              "8 to 1024")
@@ -83,17 +85,20 @@ def describe_source(data: bytes, card: dict) -> dict:
 def check(network, card: dict) -> None:
     """Raises ModelFileError unless `load` will open the file of `save`. To be called before training."""
     told = without_arrays(card)
-    try:
-        text = json.dumps(told)
-    except TypeError as error:
-        raise ModelFileError(f"a model file cannot hold {card['architecture']}: {ARGUMENTS}") from error
-    names = [slot.name for slot in network.parameter_slots + network.statistic_slots]
-    if len(json.dumps(text)) + sum(len(name) + ARRAY_ENTRY for name in names) > MOST_HEADER:
-        raise ModelFileError("its network has too many layers for a model file")
+    check_types(told, FORMAT)
     for name, value in told["architecture"].items():
-        if not sensible(name, json.loads(json.dumps(value))):
-            raise ModelFileError(f"a model file cannot hold {name}={str(value):.60}: {ARGUMENTS}")
-    build(json.loads(text), card["classes"])
+        if not sensible(name, value):
+            raise ModelFileError(f"a model file cannot hold the argument {printable(name)}: {ARGUMENTS}")
+    calibration = card.get("calibration", {})
+    for name, array in calibration.items():
+        if not (np.abs(array) <= np.finfo("<f4").max).all():
+            raise ModelFileError(f"its calibration {printable(name)} is NaN or infinite in single precision")
+    names = ["scene", "classes", *(CALIBRATION + name for name in calibration)]
+    names += [slot.name for slot in network.parameter_slots + network.statistic_slots]
+    entries = sum(len(json.dumps(name)) + ARRAY_ENTRY for name in names)
+    if len(json.dumps(json.dumps(told))) + entries > MOST_HEADER:
+        raise ModelFileError("its layers, terms and calibration are too long for a model file")
+    build(told, card["classes"])
 
 
 def save(path, network, card: dict) -> None:
@@ -129,7 +134,7 @@ def load(data: bytes):
         classes = read_classes(found)
         network = build(told, classes)
         card = told | {"classes": classes}
-    arrays = read_arrays(found, network)
+    arrays = read_arrays(found, network, number)
     if sha256 != digest(told, arrays):
         raise ModelFileError("its contents do not match its SHA-256: the file was damaged or changed")
     if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -158,11 +163,18 @@ def read_scene(data):
     if number not in (1, FORMAT):
         raise ModelFileError(f"its format is number {str(number):.20}, but Scene {VERSION} reads 1 and 2")
     card = scene.get("card")
+    check_types(card, number)
+    return number, card, scene.get("sha256")
+
+
+def check_types(card, number):
+    """Raises ModelFileError unless a card has the entries of a format, each of its type."""
     if not has_types(card, *((CARD_1,) if number == 1 else (CARD, OPTIONAL))):
         raise ModelFileError("its card is incomplete")
+    if not all(type(layer) is str for layer in card.get("layers", ())):
+        raise ModelFileError("its list of layers is damaged")
     if "started_from" in card and not has_types(card["started_from"], STARTED_FROM):
         raise ModelFileError("its card does not say what its training started from")
-    return number, card, scene.get("sha256")
 
 
 def has_types(value, required, optional=None):
@@ -199,7 +211,9 @@ def read_tensors(data):
 def read_classes(found):
     """The names of the classes, taken out of the tensors that `read_tensors` found."""
     tensor = found.get("classes")
-    if tensor is None or tensor["dtype"] != "U8":
+    if tensor is None or tensor["dtype"] != "U8" or tensor["shape"] != [len(tensor["data"])]:
+        raise ModelFileError("its list of classes is damaged")
+    if len(tensor["data"]) > MOST_CLASSES:              # before it is split, which takes twenty times as much
         raise ModelFileError("its list of classes is damaged")
     try:
         classes = bytes(tensor["data"]).decode().split("\0")
@@ -214,7 +228,7 @@ def check_classes(classes):
     for name in classes:
         if not isinstance(name, str) or name != printable(name) or not files.is_path_component(name):
             raise ModelFileError("its list of classes is damaged")
-    if not 2 <= len(set(classes)) == len(classes):
+    if not 2 <= len(set(classes)) == len(classes) or len("\0".join(classes).encode()) > MOST_CLASSES:
         raise ModelFileError("its list of classes is damaged")
 
 
@@ -231,11 +245,20 @@ def build(card, classes):
     check_classes(classes)
     network = construct(MODES[card["mode"]].network, card, classes)
     now = [repr(layer) for layer in network.layers]
-    for i, (then, here) in enumerate(zip_longest(card["layers"], now, fillvalue="nothing")):
+    for i, (then, here) in enumerate(zip_longest(card["layers"], now)):
         if then != here:
-            raise ModelFileError(f"its layer {i} is {str(then):.70}, and this version's {card['mode']} has "
-                                 f"{here:.70} there")
+            then, here = differences(printable(then or "nothing"), here or "nothing")
+            raise ModelFileError(f"its layer {i} is {then}, and this version's {card['mode']} has {here} "
+                                 "there")
     return network
+
+
+def differences(then, here):
+    """Two descriptions of a layer, each cut to the part where they begin to differ."""
+    same = len(os.path.commonprefix([then, here]))
+    start = max(0, same - 30)
+    dots = "…" if start else ""
+    return [dots + text[start:start + 60] + ("…" if len(text) > start + 60 else "") for text in (then, here)]
 
 
 def build_format_1(card):
@@ -269,11 +292,11 @@ def sensible(name, value):
     return type(value) is bool or type(value) is float and isfinite(value)
 
 
-def read_arrays(found, network):
+def read_arrays(found, network, number):
     """The tensors by name. The parameters and statistics must be exactly the network's."""
     slots = {slot.name: slot.declared for slot in network.parameter_slots + network.statistic_slots}
-    beside = {name for name in found if name == "classes" or name.startswith(CALIBRATION)}
-    shapes = {name: tuple(found[name]["shape"]) for name in found.keys() - beside}
+    own = [name for name in found if number == 1 or name != "classes" and not name.startswith(CALIBRATION)]
+    shapes = {name: tuple(found[name]["shape"]) for name in own}
     if shapes != {name: declared.shape for name, declared in slots.items()}:
         raise ModelFileError("its weights are not those of its architecture")
     for name, tensor in found.items():

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from scene.errors import UserError
 from scene.nn.layer import Residual
 from scene.nn.linear import Linear
@@ -154,7 +156,8 @@ def check(network, settings):
     for slot in network.parameter_slots:
         if slot.declared.decay and len(slot.declared.shape) < 2:
             raise NetworkError(f"{name}'s parameter {slot.name} has the shape {slot.declared.shape} and "
-                               "weight decay, but Muon decays matrices only: declare it with decay=False.")
+                               "weight decay, but Muon decays only matrices: declare it with decay=False.")
+    try_shapes(network, settings)
 
 
 def check_bodies(network, name):
@@ -164,6 +167,18 @@ def check_bodies(network, name):
             end = type(last_inside(layer.body)).__name__
             raise NetworkError(f"The body of {name}'s residual layer {i} ends in {end}: end it in BatchNorm, "
                                "whose scale keeps the body silent until its training begins.")
+
+
+def try_shapes(network, settings):
+    """Raises NetworkError unless the smallest and the largest photo of the training go through the network."""
+    network.place(np.zeros(network.size, np.float32), np.ones(network.state_size, np.float32))
+    for side in sorted({crop_at(0, network, settings)[0], network.image_size}):
+        try:
+            network.forward(np.zeros((2, side, side, 3), np.uint8))
+        except ValueError as error:
+            name = type(network).__name__
+            raise NetworkError(f"{name} cannot take photos of {side}x{side} pixels: {error}. Change its "
+                               "layers, or choose another --image-size.") from error
 
 
 def last_inside(layer):

@@ -24,7 +24,7 @@ from scene.answer.endpoint import MAX_REQUEST
 from scene.serve import BODY_SECONDS, GOODBYE_SECONDS, HEADER_SECONDS, THREADS
 from tests import crash
 from tests.asking import Server, body, receive, request
-from tests.fuzz import DAMAGES, is_refused, saved
+from tests.fuzz import DAMAGES, is_refused, saved, saved_as_format_1
 from tests.hostile import KINDS
 from tests.trap import MEMORY, Endpoint
 
@@ -38,20 +38,20 @@ CROWD = 300                 # connections at once, far more than scene.serve has
 def modelfiles(count):
     """Damaged and false model files: each is refused or equals the true one."""
     with tempfile.TemporaryDirectory() as folder:
-        data = saved(Path(folder))
+        true = [saved(Path(folder)), saved_as_format_1()]
     outcomes = Counter()
     slowest = 0
     started = time.perf_counter()
     memory = peak()
     for i in range(count):
         damage = DAMAGES[i % len(DAMAGES)]
-        broken = damage(data, Random(i))
+        broken = damage(true[i // len(DAMAGES) % 2], Random(i))
         start = time.perf_counter()
         outcomes[damage.__name__, is_refused(broken)] += 1
         slowest = max(slowest, time.perf_counter() - start)
     for damage in DAMAGES:
         refused, same = (outcomes[damage.__name__, outcome] for outcome in (True, False))
-        print(f"{damage.__name__:18} {refused:7} refused {same:7} equal to the true file")
+        print(f"{damage.__name__:21} {refused:7} refused {same:7} equal to the true file")
     print(f"{count} model files in {time.perf_counter() - started:.0f} s: no crash, no changed weight, "
           f"class or setting accepted; the slowest took {1000 * slowest:.0f} ms, "
           f"memory grew by {peak() - memory:.0f} MB")

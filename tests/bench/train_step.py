@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from scene.learn.recipe import parts
 from scene.learn.optim import SGD
-from scene.learn.recipe import TYPICAL_PHOTOS, Settings, crop_at, defaults
+from scene.learn.recipe import TYPICAL_PHOTOS, Settings, crop_at, defaults, parts
 from scene.learn.team import Team
 from scene.models import MODES
 from scene.nn.loss import CrossEntropy

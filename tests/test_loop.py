@@ -69,7 +69,8 @@ def test_statistics_that_do_not_move_stay_to_the_bit(monkeypatch):
     pixels, labels = photos()
     network = FCNN(3, 16)
     train(network, pixels, labels, make_settings(epochs=3, learning_rate=0.02))
-    mean, std = network.layers[0].mean.clone(), network.layers[0].std.clone()
+    mean = network.layers[0].mean.clone()
+    std = network.layers[0].std.clone()
     network.layers[0].fit(pixels)
     assert torch.equal(mean, network.layers[0].mean) and torch.equal(std, network.layers[0].std)
     assert mean == pytest.approx(pixels.float().mean((0, 1, 2)))
@@ -438,8 +439,11 @@ UNTRAINABLE = [
      "The body of Network's residual layer 2 ends in ReLU: end it in BatchNorm, whose scale keeps the body "
      "silent until its training begins."),
     (small_cnn(Scale(4)),
-     "Network's parameter 2.w has the shape (4,) and weight decay, but Muon decays matrices only: declare it "
+     "Network's parameter 2.w has the shape (4,) and weight decay, but Muon decays only matrices: declare it "
      "with decay=False."),
+    (small_cnn(Conv2d(4, 4, 7)),            # the smallest crops of a training on 16x16 pixels are 8x8
+     "Network cannot take photos of 8x8 pixels: Conv2d with a kernel of 7 and padding 0 cannot work on an "
+     "image of 6x6. Change its layers, or choose another --image-size."),
 ]
 
 

@@ -1,1 +1,1 @@
-"""How weights come to be: recipe, loop, optimizer, checkpoints."""
+"""Training: the loop, the recipe, optimizers, checkpoints."""

@@ -170,7 +170,7 @@ def check_bodies(network, name):
 
 
 def try_shapes(network, settings):
-    """Raises NetworkError unless the smallest and the largest photo of the training go through the network."""
+    """Raises NetworkError unless the smallest and the largest photos of the training fit its layers."""
     network.place(np.zeros(network.size, np.float32), np.ones(network.state_size, np.float32))
     for side in sorted({crop_at(0, network, settings)[0], network.image_size}):
         try:

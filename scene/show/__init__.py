@@ -1,1 +1,1 @@
-"""Everything that people look at: the report and the page will live here."""
+"""Reports and web pages will live here."""

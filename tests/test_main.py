@@ -325,8 +325,8 @@ class Flexible(Network):
     ("Unnormalized", "Unnormalized begins with Flatten: begin with Normalize, which the training fits to the "
                      "colours of the photos.\n"),
     ("Flexible", "NEW cannot be trained, since its model file could not be opened again: a model file cannot "
-                 "hold the argument activation: a network's arguments must be numbers, lists of widths or short "
-                 "words, and its image size from 8 to 1024.\n"),
+                 "hold the argument activation: a network's arguments must be numbers, lists of widths or "
+                 "short words, and its image size from 8 to 1024.\n"),
 ])
 def test_a_network_that_cannot_be_trained_or_saved_is_refused_before_training(name, message, data):
     change = f"{NEW_NETWORK}MODES['NEW'] = MODES['FCNN']._replace(network={name})"

@@ -22,6 +22,7 @@ from scene.models import Mode
 from scene.nn import activation
 from tests import oracle
 from tests.jobs import photos
+from tests.mutate import copy_checkout
 from tests.strategies import images, seeds
 
 ROOT = Path(__file__).parent.parent
@@ -159,6 +160,35 @@ def test_the_layer_to_add_passes_the_oracle_line_beside_it():
     exec("import torch.nn.functional as F\n" + block(TUTORIAL, "class LeakyReLU"), names)
     exec(block(TUTORIAL, "test_leaky_relu"), names)
     settings(max_examples=20)(names["test_leaky_relu_is_that_of_torch"])()
+
+
+def insert(path, before, lines):
+    """Puts lines into a file, before the first place of these words."""
+    content = path.read_text(encoding="utf-8")
+    assert before in content
+    path.write_text(content.replace(before, lines + before, 1), encoding="utf-8")
+
+
+def test_the_layer_to_add_passes_every_test_when_it_is_added_to_the_letter(tmp_path):
+    copy_checkout(tmp_path)
+    activation_file = tmp_path / "scene/nn/activation.py"
+    code = text(activation_file) + "\n\n" + block(TUTORIAL, "class LeakyReLU")
+    activation_file.write_text(code, encoding="utf-8")
+    nn = tmp_path / "tests/nn"
+    (nn / "test_activation.py").write_text(
+        text(nn / "test_activation.py") + "\n\n" + block(TUTORIAL, "test_leaky_relu"), encoding="utf-8")
+    added = "from scene.nn.activation import LeakyReLU\n"
+    for file in (nn / "test_activation.py", nn / "test_laws.py", tmp_path / "tests/twins.py"):
+        insert(file, "from scene.nn.activation import", added)
+    entries = re.findall(r"`(\"LeakyReLU\": [^`]+)`|`(LeakyReLU: lambda [^`]+)`", text(TUTORIAL))
+    law, line = entries[0][0], entries[1][1]
+    insert(nn / "test_laws.py", '    "Conv2d": (', f"    {law}\n")
+    insert(tmp_path / "tests/twins.py", "    Conv2d: torch_conv", f"    {line}\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/nn", "-k",
+               "leaky or Leaky or activation or left_out or example or twin"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:]
 
 
 def test_the_network_to_add_trains_with_its_entry():

@@ -97,6 +97,8 @@ def twin(layer):
     if type(layer) not in TWINS:
         raise KeyError(f"add a line for {type(layer).__name__} to TWINS in tests/twins.py")
     module = TWINS[type(layer)](layer)
+    for name in layer.parameters.keys() - {"w", "b"}:
+        raise KeyError(f"twin() in tests/twins.py copies w and b: copy {name} of {type(layer).__name__}, too")
     with torch.no_grad():
         if "w" in layer.parameters:
             module.weight.copy_(layer.w.permute(0, 3, 1, 2) if isinstance(layer, Conv2d) else layer.w)

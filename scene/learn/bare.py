@@ -15,8 +15,10 @@ from scene.models import FCNN
 from scene.nn.loss import CrossEntropy
 from scene.photos import folder
 
-listings = [folder.scan(path) for path in sys.argv[1:3]]
-(train, test), _ = folder.load(listings, listings[0].classes, size=24)
+if len(sys.argv) != 3:
+    sys.exit("Name two folders: python -m scene.learn.bare datasets/train datasets/test")
+listings = [folder.scan(path) for path in sys.argv[1:]]
+(train, test), _ = folder.load(listings, listings[0].classes, 24, folder.check(*listings))
 pixels = torch.from_numpy(train.pixels)                             # (N, 24, 24, 3) uint8
 labels = torch.from_numpy(train.labels)                             # (N,): the index of each photo's class
 
@@ -33,4 +35,4 @@ for epoch in range(10):
         network.params -= 0.05 * network.grads                      # a step downhill
     answers = network.forward(torch.from_numpy(test.pixels)).argmax(1)
     accuracy = (answers == torch.from_numpy(test.labels)).float().mean().item()
-    print(f"epoch {epoch + 1}: loss {value:.3f}, {accuracy:.1%} of the test photos right")
+    print(f"epoch {epoch + 1}: last loss {value:.3f}, {accuracy:.1%} of the test photos right")

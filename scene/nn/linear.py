@@ -12,7 +12,7 @@ class Linear(Layer):
 
     x: (N, I), y: (N, O).   W: (O, I), b: (O,).
     Given dy = ∂L/∂y:   dx = dy W    dW = dyᵀ x    db = Σₙ dyₙ
-    W starts normal with standard deviation √(2/I), so a ReLU after it keeps the variance (He et al. 2015,
+    W starts normal with standard deviation √(2/I), so a ReLU after it keeps the mean square (He et al. 2015,
     §2.2).
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §6.5.
 

@@ -48,6 +48,9 @@ def forked(count, life):
     WorkerError. Workers ignore stop signals: the parent decides, and kills them when it leaves the block. A
     worker ends when its parent closes the pipe or dies, so none outlives the parent.
     """
+    if count == 0:
+        yield [], []                                            # also where there is no fork
+        return
     import multiprocessing  # here, not above: predicting a single photo needs none of it
 
     fork = multiprocessing.get_context("fork")
@@ -64,12 +67,12 @@ def forked(count, life):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         yield pipes, workers
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         for pipe in pipes:
             pipe.close()
         for worker in workers:
             worker.kill()                                       # it may be in the middle of its work
             worker.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)       # last: a pending stop signal is raised here
 
 
 def live(life, rank, pipe, inherited):
@@ -80,10 +83,8 @@ def live(life, rank, pipe, inherited):
         other.close()
     try:
         life(rank, pipe)
-    except ConnectionError:             # the parent is gone
-        pass
     except Exception as error:
-        with suppress(ConnectionError):
+        with suppress(ConnectionError):         # the parent is gone
             pipe.send(WorkerError(f"a worker process failed: {error!r}"))
 
 

@@ -241,3 +241,19 @@ def test_a_message_is_waited_for_longer_than_the_spin(spin):
 
     with forked(1, life) as (pipes, _):
         assert receive(pipes[0], spin) == "late"
+
+
+def test_no_worker_needs_no_fork(monkeypatch):
+    """As on Windows, which has neither fork nor signal masks: training in this process alone works there."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: pytest.fail("there is no fork here"))
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with forked(0, None) as (pipes, workers):
+        assert (pipes, workers) == ([], [])
+
+
+def test_a_connection_error_of_the_work_itself_is_reported(two_cores):
+    def work(i):
+        raise ConnectionResetError("of a network drive, say")
+
+    with pytest.raises(WorkerError, match="ConnectionResetError"):
+        list(parallel_map(work, range(64)))

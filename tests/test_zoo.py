@@ -2,13 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.jobs import unprivileged
 from tests.zoo import BAD, GOOD, NO_PHOTOS, ODD, SETS, SOUND, ZOO, build, look
 
 ROOT = Path(__file__).parent.parent
@@ -55,13 +55,9 @@ def test_a_defect_is_reported(name, tmp_path, monkeypatch):
 def test_a_lack_of_permission_is_reported(name, tmp_path):
     """In a process without root's right to read everything, even if root runs the tests."""
     command = [sys.executable, "-c", "import json; from tests.zoo import look; print(json.dumps(look()[0]))"]
-    if os.geteuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("root may read everything, and there is no setpriv to prevent it")
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command]
     build(tmp_path, name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = subprocess.run(unprivileged(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
     for path in tmp_path.rglob("*"):
         path.chmod(0o700)           # so that pytest can delete it
     assert json.loads(result.stdout) == ZOO[name].report

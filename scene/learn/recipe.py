@@ -175,7 +175,7 @@ def try_shapes(network, settings):
     for side in sorted({crop_at(0, network, settings)[0], network.image_size}):
         try:
             network.forward(np.zeros((2, side, side, 3), np.uint8))
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError) as error:
             name = type(network).__name__
             raise NetworkError(f"{name} cannot take photos of {side}x{side} pixels: {error}. Change its "
                                "layers, or choose another --image-size.") from error

@@ -54,7 +54,8 @@ def forked(count, life):
     import multiprocessing  # here, not above: predicting a single photo needs none of it
 
     fork = multiprocessing.get_context("fork")
-    pipes, workers = [], []
+    pipes = []
+    workers = []
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # until the newborn workers ignore them
         for rank in range(count):
@@ -130,7 +131,8 @@ def parallel_map(work, items, together=1):
             pipe.send({i: work(items[i]) for i in mine[start:start + together]})
         pipe.send({})                                           # no more
 
-    results, done = {}, 0
+    results = {}
+    done = 0
     with forked(count, life) as (pipes, _):
         busy = list(pipes)
         while busy:

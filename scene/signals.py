@@ -14,7 +14,8 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number=signal.SIGINT, message="Stopped."):
         super().__init__(message)
-        self.number, self.exit_code = number, 128 + number
+        self.number = number
+        self.exit_code = 128 + number
 
 
 def stop_on_signals():
@@ -43,7 +44,8 @@ def postponed():
     The block ends the work at a place of its own choosing. If it runs to its end all the same, Stopped is
     raised there: no signal is lost.
     """
-    noted, usual = [], {number: signal.getsignal(number) for number in STOPS}
+    noted = []
+    usual = {number: signal.getsignal(number) for number in STOPS}
 
     def note(number, frame):
         noted.append(number)

@@ -57,7 +57,8 @@ def test_a_lack_of_permission_is_reported(name, tmp_path):
     command = [sys.executable, "-c", "import json; from tests.zoo import look; print(json.dumps(look()[0]))"]
     build(tmp_path, name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(unprivileged(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = unprivileged(command)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     for path in tmp_path.rglob("*"):
         path.chmod(0o700)           # so that pytest can delete it
     assert json.loads(result.stdout) == ZOO[name].report

@@ -45,7 +45,8 @@ class Classifier:
 
     def __init__(self, network, card: dict, name: str = ""):
         self.network = fold(network)
-        self.card, self.name = card, name
+        self.card = card
+        self.name = name
         self.classes: list[str] = card["classes"]
         self.mode: str = card["mode"]
         self.image_size: int = network.image_size

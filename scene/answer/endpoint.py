@@ -47,7 +47,8 @@ class Refusal(Exception):
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
-        self.code, self.status = code, STATUS[code]
+        self.code = code
+        self.status = STATUS[code]
 
 
 def answer(body: bytes | object | Refusal, request_id: str, find_model: Callable[[str], Classifier] | None,

@@ -39,7 +39,9 @@ def per_class(matrix: np.ndarray) -> list[dict]:
 
     rows = []
     for k in range(len(matrix)):
-        right, given, there = matrix[k, k], matrix[:, k].sum(), matrix[k].sum()
+        right = matrix[k, k]
+        given = matrix[:, k].sum()
+        there = matrix[k].sum()
         rows.append({"precision": share(right, given), "recall": share(right, there),
                      "f1": share(2 * right, given + there), "count": int(there)})
     return rows

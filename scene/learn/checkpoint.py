@@ -33,7 +33,8 @@ class Checkpoint:
     """The checkpoint file of one training. `run`: everything that its weights depend on, {name: value}."""
 
     def __init__(self, path, run):
-        self.path, self.run = path, run
+        self.path = path
+        self.run = run
         self.saved = -PAUSE
 
     def due(self):
@@ -97,8 +98,11 @@ class Keeper:
     """
 
     def __init__(self, checkpoint, signals, progress, generator, memory):
-        self.checkpoint, self.signals, self.progress = checkpoint, signals, progress
-        self.generator, self.memory = generator, memory
+        self.checkpoint = checkpoint
+        self.signals = signals
+        self.progress = progress
+        self.generator = generator
+        self.memory = memory
         self.stopped_by = None
 
     def start_epoch(self):

@@ -21,7 +21,10 @@ class SGD:
     """
 
     def __init__(self, network, momentum=0.9, decay=0.0, nesterov=True):
-        self.network, self.momentum, self.decay, self.nesterov = network, momentum, decay, nesterov
+        self.network = network
+        self.momentum = momentum
+        self.decay = decay
+        self.nesterov = nesterov
         self.velocity = network.params.new_zeros(network.size)
         self.decayed = slice(0, network.decayed)
 
@@ -30,7 +33,8 @@ class SGD:
 
     def direction(self):
         """The direction of the step, g + μ v or v. It may be the memory of the gradients, overwritten."""
-        params, grads = self.network.params, self.network.grads
+        params = self.network.params
+        grads = self.network.grads
         grads[self.decayed].add_(params[self.decayed], alpha=self.decay)
         torch.add(grads, self.velocity, alpha=self.momentum, out=self.velocity)
         return grads.add_(self.velocity, alpha=self.momentum) if self.nesterov else self.velocity
@@ -114,7 +118,10 @@ class Adam:
     """
 
     def __init__(self, network, betas=(0.9, 0.999), epsilon=1e-8, decay=0.0):
-        self.network, self.betas, self.epsilon, self.decay = network, betas, epsilon, decay
+        self.network = network
+        self.betas = betas
+        self.epsilon = epsilon
+        self.decay = decay
         self.mean = network.params.new_zeros(network.size)
         self.square = network.params.new_zeros(network.size)
         self.steps = 0

@@ -30,7 +30,8 @@ class Progress:
     """Shows a training's progress: a bar on a terminal, elsewhere a line at the end of each epoch."""
 
     def __init__(self, epochs, size):
-        self.epochs, self.size = epochs, size
+        self.epochs = epochs
+        self.size = size
         self.epoch = 0
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=epochs * size, unit="photo", disable=not self.terminal,

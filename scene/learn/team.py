@@ -28,7 +28,9 @@ class Team:
     """
 
     def __init__(self, network, learn, shards):
-        self.network, self.learn, self.shards = network, learn, shards
+        self.network = network
+        self.learn = learn
+        self.shards = shards
         device = network.params.device
         alone = device.type != "cpu" or not processes.can_fork()
         memory = (lambda *shape: torch.zeros(shape, device=device)) if alone else shared

@@ -264,7 +264,8 @@ def length(shape):
 
 def lay_out(wanted):
     """Lays arrays end to end: [(layer's name, layer, key, Parameter)] -> (slots, total length)."""
-    slots, start = [], 0
+    slots = []
+    start = 0
     for name, layer, key, declared in wanted:
         slots.append(Slot(name + key, layer, key, start, declared))
         start += length(declared.shape)

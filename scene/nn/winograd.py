@@ -68,7 +68,9 @@ class WinogradConv2d(Conv2d):
         u = self.kernels(tile)
         y = images((*x.shape[:3], self.outputs), x)
         if training:
-            self.x_shape, self.u, self.v = x.shape, u, []
+            self.x_shape = x.shape
+            self.u = u
+            self.v = []
         for part in self.parts(y, tile):
             v = spread(x[part], bh, bw, tile + 2)           # (n, H, W, C) -> (P², T, C)
             m = v @ u                                       # (P², T, C) @ (P², C, O) -> (P², T, O)
@@ -183,7 +185,9 @@ def cook_toom(tile):
     [9.0, 13.0]
     """
     points = POINTS[:tile + 1]
-    b, g, a = [], [], []
+    b = []
+    g = []
+    a = []
     for point in points:
         others = [other for other in points if other != point]
         b.append([*polynomial(others), 0])

@@ -4,7 +4,7 @@
     python -m cloudformation up                  the bucket, the uploads, the stack of template.yaml
     python -m cloudformation key                 an access key for the endpoint's user, shown once
     python -m cloudformation invoke PHOTO        a signed request
-    python -m cloudformation model PATH          puts another model in service; --rollback: the one before
+    python -m cloudformation model PATH          puts another model in service (--rollback: the one before)
     python -m cloudformation status | logs       its state, and its logs
     python -m cloudformation down                deletes everything, and verifies it
 """
@@ -77,7 +77,7 @@ def key(options: Namespace, deployment: Deployment) -> None:
 
 
 def confirm(options: Namespace, question: str) -> None:
-    """Asks the person to continue. Raises UserError unless the answer is yes."""
+    """Asks whether to continue. Raises UserError unless the answer is yes."""
     if options.yes:
         return
     # On stderr, since stdout may be redirected to a file.
@@ -181,7 +181,7 @@ def down(options: Namespace, deployment: Deployment) -> None:
 
 
 def run(options: Namespace) -> int | None:
-    """Runs a command. Raises UserError for every error of AWS."""
+    """Runs a command. Turns every error of AWS into a UserError."""
     try:
         return options.work(options, Deployment(options.stack, options.region, options.profile))
     except NoCredentialsError as error:
@@ -212,7 +212,7 @@ def parse(arguments: list[str] | None) -> Namespace:
                        help="the deployment's name (default: scene)")
     every.add_argument("--region", help="AWS region (default: the profile's)")
     every.add_argument("--profile", metavar="NAME",
-                       help="profile in ~/.aws/credentials (default: AWS_PROFILE, or what boto3 finds)")
+                       help="profile in ~/.aws/credentials (default: AWS_PROFILE, or boto3's default)")
     sure = ArgumentParser(add_help=False)
     sure.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser = ArgumentParser(
@@ -244,7 +244,7 @@ def parse(arguments: list[str] | None) -> Namespace:
 
 
 def add_up(options: ArgumentParser) -> None:
-    """The options of `up`. A capitalized dest is a parameter of the template, which keeps its last value."""
+    """Adds the options of `up`. A capitalised dest is a template parameter, which keeps its last value."""
     options.add_argument("--dry-run", action="store_true", help="only print the changes")
     options.add_argument("--built", metavar="FOLDER", type=Path,
                          default=Path(__file__).resolve().parent.parent / "lambda" / "bucket",

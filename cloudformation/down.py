@@ -1,7 +1,7 @@
 """Deletes a deployment and verifies that nothing is left.
 
-CloudFormation deletes the stacks' resources. It does not delete what was created outside of them: the user's
-access keys, the objects in the bucket, and the account's setting of the role that writes API Gateway's logs.
+CloudFormation deletes the stacks' resources. It leaves resources created outside of them: the user's access
+keys, the objects in the bucket, and the account's setting for the role that writes API Gateway's logs.
 
 Next: __main__.py
 """
@@ -16,7 +16,7 @@ from scene.errors import UserError
 def take_down(deployment: Deployment, bucket: str) -> None:
     """Deletes everything that `up`, `key` and `model` created, and verifies it. Raises UserError."""
     outputs = deployment.stack.outputs
-    # The stacks are deleted last: until then an interrupted `down` can read from them what is left to delete.
+    # The stacks are deleted last: an interrupted `down` needs them to find the other resources.
     if outputs and exists(deployment.client("iam").get_user, UserName=outputs["Caller"]):
         deployment.delete_access_keys()
     unset_logging_role(deployment)
@@ -36,14 +36,14 @@ def unset_logging_role(deployment: Deployment) -> None:
 
 def verify(deployment: Deployment, outputs: dict[str, str], bucket: str) -> None:
     """Asks each service itself, not only CloudFormation. Raises UserError if something is left."""
-    for _ in range(10):             # some services take seconds to forget
+    for _ in range(10):             # some services take seconds to catch up
         found = look(deployment, outputs, bucket)
         left = [name for name, there in found.items() if there]
         if not left:
             print(f"Deleted and verified: {', '.join(found)}. Nothing is left.")
             return
         time.sleep(PAUSE)
-    raise UserError(f"Still there: {', '.join(left)}. See in the AWS console what keeps it.")
+    raise UserError(f"Not deleted: {', '.join(left)}. Look in the AWS console for the reason.")
 
 
 def look(deployment: Deployment, outputs: dict[str, str], bucket: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """One CloudFormation stack: creates or updates it by a change set, deletes it, and prints its events.
 
 A command may be interrupted at any point. So each method first reads the stack's state, waits for an
-operation that is still running, and deletes a stack that CloudFormation can only delete.
+operation that is still running, and deletes a stack that cannot be updated any more.
 
 Next: store.py
 """
@@ -45,7 +45,7 @@ class Stack:
 
     @property
     def exists(self) -> bool:
-        """Whether there is more of it than the remains of a failed creation."""
+        """Whether the stack exists, other than as the remains of a failed creation."""
         return self.status not in (None, *ONLY_DELETE)
 
     @property
@@ -95,7 +95,7 @@ class Stack:
                 return None
             if status == "FAILED":
                 self.client.delete_change_set(ChangeSetName=change_set)
-                raise UserError(f"CloudFormation refuses to change stack {self.name}: {reason}")
+                raise UserError(f"CloudFormation cannot change stack {self.name}: {reason}")
             time.sleep(PAUSE)
 
     def delete(self) -> None:
@@ -110,7 +110,7 @@ class Stack:
         """Waits for an operation that an interrupted command has started."""
         stack = self.describe().get("StackId")
         shown = self.event_ids(stack) if stack else set()
-        # Read after the events: if the stack is still busy now, `shown` does not have the event of its end.
+        # Read after the events: if the stack is still busy now, `shown` lacks the event that ends it.
         status = self.status or ""
         if status.endswith("_IN_PROGRESS") and status != REVIEW:
             print(f"Stack {self.name} is busy ({status}): waiting.", flush=True)
@@ -118,7 +118,7 @@ class Stack:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Around a call that starts an operation: prints its events and waits. Raises UserError."""
+        """Wraps a call that starts an operation: prints its events until it ends. Raises UserError."""
         stack = self.describe()["StackId"]
         shown = self.event_ids(stack)
         yield
@@ -154,7 +154,7 @@ class Stack:
 
 
 def print_event(event: dict) -> str:
-    """Prints an event of a stack; returns its failure as "resource: reason", or "" if it is none."""
+    """Prints an event of a stack. Returns its failure as "resource: reason", or "" if it did not fail."""
     status = event["ResourceStatus"]
     name = event["LogicalResourceId"]
     if not status.endswith("_FAILED"):

@@ -1,4 +1,4 @@
-"""A stack's objects in its bucket: zips, named after their content, and models, each one key with versions.
+"""A stack's objects in its bucket: zips, named after their content, and models, each a key with versions.
 
 Every key starts with the stack's name. So a stack can share its bucket with other stacks and with anything
 else, and its objects can be listed and deleted by that prefix.
@@ -32,7 +32,7 @@ class Store:
         return f"{self.stack}/model_{mode}"
 
     def entries(self) -> list[dict]:
-        """All versions and delete markers of the objects, newest first per key; [] if there is no bucket."""
+        """All versions and delete markers of the objects, newest first per key. [] if there is no bucket."""
         paginator = self.client.get_paginator("list_object_versions")
         entries = []
         try:
@@ -52,7 +52,7 @@ class Store:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data, ServerSideEncryption="AES256")
 
     def put_zip(self, path: Path, dry_run: bool) -> str:
-        """Uploads a zip unless the bucket has it; returns its key."""
+        """Uploads a zip unless the bucket has it, and returns its key."""
         key = self.zip_key(path)
         if not self.versions(key):
             print(f"  upload {path.name}, {path.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -73,7 +73,7 @@ class Store:
                   f"{line(f'model {path}')}")
 
     def roll_back(self, mode: str) -> bytes:
-        """Uploads the model before the current one as a new version; returns its bytes. Raises UserError."""
+        """Uploads the model before the current one as a new version. Returns its bytes. Raises UserError."""
         key = self.model_key(mode)
         versions = self.versions(key)
         before = next((version for version in versions if version["ETag"] != versions[0]["ETag"]), None)
@@ -96,7 +96,7 @@ class Store:
         for i in range(0, len(objects), 1000):              # S3 deletes at most 1000 per request
             answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects[i:i + 1000]})
             if failed := answer.get("Errors"):
-                raise UserError(f"S3 does not delete {failed[0]['Key']}: {failed[0]['Message']}.")
+                raise UserError(f"S3 could not delete {failed[0]['Key']}: {failed[0]['Message']}.")
 
 
 def etag(data: bytes) -> str:

@@ -56,7 +56,7 @@ def choose_bucket(options: Namespace, deployment: Deployment, before: dict[str, 
 
 
 def owns_logging_role(deployment: Deployment, before: dict[str, str]) -> str:
-    """Whether the stack must set the role by which API Gateway writes logs: "no" if the account has one."""
+    """Whether the stack must set the role with which API Gateway writes logs: "no" if the account has one."""
     if before.get("OwnsLoggingRole") == "yes":
         return "yes"
     arn = deployment.client("apigateway").get_account().get("cloudwatchRoleArn")

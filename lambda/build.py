@@ -6,7 +6,7 @@
 - layer-<arch>.zip: the parts of NumPy, Pillow and safetensors that these need, about half.
 - model_FCNN, model_CNN: your models, or the pretrained ones.
 
-Which modules are needed is measured: with the whole packages, the endpoint answers photos of every kind in
+To find the modules that are needed, the endpoint answers photos of every kind with the whole packages, in
 Python 3.13, the version that Lambda runs. The zips hold the modules that it loaded and the shared libraries
 that these need. Modules are compiled in advance, because Lambda's file system is read-only and every start
 would compile them again. The same sources and tools give the same bytes, in any folder, on any day.
@@ -52,7 +52,7 @@ NULL = 0                    # types of an ELF file's segments
 LOAD = 1
 MAX_CODE = 100_000          # bytes of get_scene.zip
 MAX_LAYER = 16_000_000      # bytes of a layer's zip
-MAX_UNPACKED = 45 << 20     # bytes of an unpacked layer; Lambda's own limit is 250 MiB
+MAX_UNPACKED = 45 << 20     # bytes of an unpacked layer (Lambda's own limit is 250 MiB)
 
 
 def run(options) -> None:
@@ -80,14 +80,14 @@ def build_zips(work: Path, python: str, native: str, strips: dict[str, str], mod
     for arch in strips:
         install(arch, work / "whole" / arch)
 
-    # The whole packages tell which modules are needed and which answers are right.
+    # The whole packages show which modules are needed and which answers are right.
     expected = try_out(python, work, ROOT, work / "whole" / native)
     ours = [name for name in expected["modules"] if name.partition(".")[0] == "scene"]
     theirs = [name for name in expected["modules"] if name not in ours]
 
     keep([HERE / "get_scene.py"], HERE, work / "code")
     keep(find_files(ROOT, ours), ROOT, work / "code")
-    # Our docstrings are a fifth of the zip, and no code reads them. Some code of the packages reads its own.
+    # Our docstrings are a fifth of the zip, and no code reads them. Some packages read theirs.
     zips = {"get_scene.zip": pack(python, work / "code", "/var/task", docstrings=False)}
     for arch, tool in strips.items():
         whole = work / "whole" / arch
@@ -164,7 +164,7 @@ def write_all(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def install(arch: str, folder: Path) -> None:
-    """Unpacks PACKAGES for Python 3.13, in constraints.txt's versions, into a folder. Runs none of them."""
+    """Unpacks PACKAGES for Python 3.13, in constraints.txt's versions, into a folder. Runs no code."""
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     versions = re.findall(r"^(\w+)==(.+)$", constraints, re.MULTILINE)
     wanted = [f"{name}=={version}" for name, version in versions if name in PACKAGES]
@@ -249,7 +249,7 @@ def strip(library: Path, tool: str) -> None:
     for start in range(table, table + size * count, size):
         kind, offset, address, length, alignment = struct.unpack_from("<I4xQQ16xQQ", elf, start)
         if kind == LOAD and length == 0:
-            # Emptied by patchelf and misaligned by strip: the loader would refuse the whole library.
+            # patchelf emptied it and strip misaligned it: the loader would refuse the whole library.
             struct.pack_into("<I", elf, start, NULL)
         elif kind == LOAD and (address - offset) % alignment:
             raise UserError(f"{tool} has damaged {library.name}: try another version of binutils.")
@@ -267,7 +267,7 @@ def keep(paths: Iterable[Path], tree: Path, folder: Path) -> None:
 def pack(python: str, folder: Path, root: str, docstrings: bool = True) -> bytes:
     """The zip of a folder that Lambda unpacks at `root`.
 
-    Modules are compiled and names sorted, and nothing tells the time, the owner or the paths of this machine.
+    Modules are compiled and names sorted. The zip holds no time, owner or path of this machine.
     """
     subprocess.run(
         [python, "-S", "-m", "compileall", "-q", "-b", "-o", "0" if docstrings else "2",
@@ -293,7 +293,7 @@ def check_sizes(zips: dict[str, bytes]) -> None:
         if len(data) > limit or unpacked > MAX_UNPACKED:
             over.append(name)
     if over:
-        raise UserError(f"{' and '.join(over)}: over the limit, so nothing was written.")
+        raise UserError(f"{' and '.join(over)}: over the size limit, so nothing was written.")
 
 
 def clean_environment(**more: str) -> dict[str, str]:

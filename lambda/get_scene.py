@@ -57,7 +57,7 @@ class Credentials(NamedTuple):
 
 
 class Bucket:
-    """A bucket in S3. botocore only signs: boto3 would take more than twice as long to start."""
+    """A bucket in S3. botocore only signs requests: boto3 would take more than twice as long to start."""
 
     def __init__(self, environment: Mapping[str, str]):
         self.region = environment.get("AWS_REGION") or setting(environment, "AWS_DEFAULT_REGION")
@@ -69,7 +69,7 @@ class Bucket:
         self.url = f"{server.rstrip('/')}/{setting(environment, 'SCENE_BUCKET')}/"
 
     def get(self, key: str, etag: str | None, patience: float) -> tuple[int, str, bytes]:
-        """(HTTP status, ETag, content) of an object; status 304 and no content if its ETag is still `etag`.
+        """(HTTP status, ETag, content) of an object, or 304 without content if its ETag is still `etag`.
 
         Retries once. Raises OSError or HTTPException.
         """
@@ -108,7 +108,7 @@ def setting(environment: Mapping[str, str], name: str) -> str:
 def read(response: http.client.HTTPResponse, deadline: float) -> bytes:
     """The body, if it arrives before the deadline and is not over MAX_MODEL.
 
-    The socket's time-out alone would not do: it starts again with every piece.
+    The socket's time-out alone is not enough: it restarts with every piece.
     """
     data = bytearray()
     while piece := response.read1(1 << 16):
@@ -134,7 +134,7 @@ class ModelMissing(Exception):
 
 @dataclass
 class Kept:
-    """A model in memory, the ETag of the object that was last checked, and when that was."""
+    """A model in memory, the ETag of the object that was last checked, and the time of that check."""
 
     model: Classifier | None = None
     etag: str | None = None
@@ -171,7 +171,7 @@ class Models:
         return kept.model
 
     def refresh(self, mode: str, kept: Kept) -> None:
-        """`fetch`, with every failure as a Refusal."""
+        """Calls `fetch`, and turns every failure into a Refusal."""
         try:
             self.fetch(mode, kept)
         except ModelMissing as error:
@@ -180,7 +180,7 @@ class Models:
         except (OSError, http.client.HTTPException) as error:
             reason = "cannot be fetched at the moment: try again later"
             raise refusal("storage_unreachable", mode, reason) from error
-        except Exception as error:              # whatever a bad model causes
+        except Exception as error:              # a bad model can cause any error
             reason = "cannot be used: ask the operator of this endpoint to replace it"
             raise refusal("model_unreadable", mode, reason) from error
 
@@ -195,7 +195,7 @@ class Models:
             raise ModelMissing(said)
         if status != 200:
             raise OSError(said)
-        kept.etag = etag if kept.model else None        # a bad model is fetched once if an older one answers
+        kept.etag = etag if kept.model else None    # a bad model is not fetched again if an older one answers
         kept.model = self.load(data, mode)
         kept.etag = etag
 
@@ -229,7 +229,7 @@ def handler(event, context):
 
 
 def body_of(event: dict) -> bytes:
-    """The bytes that API Gateway received; none if the event is malformed."""
+    """The bytes that API Gateway received, or none if the event is malformed."""
     body = event.get("body")
     try:
         return base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()

@@ -59,12 +59,12 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def replace(data: bytes, start: int, part: bytes) -> bytes:
-    """The data, overwritten with a part at `start`."""
+    """The data with `part` written over it at `start`."""
     return data[:start] + part + data[start + len(part):]
 
 
 def header(width: int, height: int, interlaced: int = 0) -> bytes:
-    """The start of a PNG of 8-bit RGB. Pillow writes no interlaced ones."""
+    """The start of an 8-bit RGB PNG. Pillow cannot write interlaced ones."""
     content = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", content)
 

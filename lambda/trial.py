@@ -1,9 +1,9 @@
-"""Asks the endpoint about each photo, with no packages but the folders'. build.py runs it in Python 3.13.
+"""Asks the endpoint about each photo, with only the packages in the folders, for build.py.
 
     python3.13 -I -S -B trial.py MODELS PHOTOS FOLDER...
 
-Prints JSON: the answers, the modules loaded from the folders, and the modules not found. These would go
-unnoticed where some code catches the ImportError: a photo is called damaged, say, or is not turned upright.
+Prints JSON: the answers, the modules loaded from the folders, and the modules not found. The last could go
+unnoticed: code may catch the ImportError and call a photo damaged, or not turn it upright.
 
 Next: samples.py
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class Missing:
-    """A finder behind all others: it is asked only for modules that none of them has found."""
+    """An import finder after all others, which is asked only for modules that they have not found."""
 
     def __init__(self):
         self.names = set()

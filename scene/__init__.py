@@ -11,7 +11,7 @@ __all__ = ["Classifier"]
 
 
 def __getattr__(name):
-    """Imports Classifier, and with it NumPy and Pillow, at its first use: `--help` needs neither."""
+    """Imports Classifier on first use, since it loads NumPy and Pillow, which `--help` does not need."""
     if name == "Classifier":
         from scene.answer.classifier import Classifier
 

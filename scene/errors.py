@@ -1,8 +1,8 @@
-"""Errors as people meet them: a sentence and an exit code, never a traceback.
+"""Errors as users see them: a sentence and an exit code, never a traceback.
 
-UserError           the person can fix it: a sentence that says what is wrong, where, and what to do
+UserError           the user can fix it: a sentence that says what is wrong, where, and what to do
 ├── DataError           photos/findings.py: folders or photos that cannot be used
-├── ModelFileError      answer/modelfile.py: not a model file of Scene's, or a damaged one
+├── ModelFileError      answer/modelfile.py: not one of Scene's model files, or a damaged one
 ├── CheckpointError     learn/checkpoint.py: a checkpoint that cannot be written or used
 ├── NetworkError        learn/recipe.py: a network that the training loop cannot train
 └── Diverged            learn/progress.py: the loss has exploded
@@ -18,13 +18,13 @@ from scene.signals import Stopped, stop_on_signals
 
 
 class UserError(Exception):
-    """Something that the person can fix. The message says what is wrong, where, and what to do."""
+    """An error that the user can fix. The message says what is wrong, where, and what to do."""
 
     exit_code = 2
 
 
 def printable(name):
-    r"""A name or path that is safe to print: bytes other than UTF-8 as `\xff`, control characters as `\n`."""
+    r"""A name or path that is safe to print: non-UTF-8 bytes as `\xff`, control characters as `\n`."""
     def shown(c):
         if "\udc80" <= c <= "\udcff":           # how Python keeps a byte of a file name that is not UTF-8
             return f"\\x{ord(c) - 0xdc00:02x}"
@@ -47,7 +47,7 @@ def run(work, *arguments):
     except Stopped as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:                     # the reader of our output, `head` say, has gone
+    except BrokenPipeError:                     # the reader of our output, say `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -70,7 +70,7 @@ def prepare_streams():
 
 
 def save_traceback():
-    """Writes the traceback of the current exception to a temporary file; returns its name."""
+    """Writes the traceback of the current exception to a temporary file, and returns its name."""
     import tempfile
     import traceback
 

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half there, and telling which names can be file names.
+"""Atomic file writes, and the names that files can have.
 
 Next: processes.py
 """
@@ -8,7 +8,7 @@ import os
 
 
 def write(path, data):
-    """Writes bytes to path, whole or not at all: an older file stays until the new one is on the disk.
+    """Writes bytes to path atomically: an older file stays until the new one is on the disk.
 
     Raises OSError.
     """
@@ -24,19 +24,19 @@ def write(path, data):
         if os.path.exists(part):
             os.unlink(part)
         if isinstance(error, OSError):
-            # The name of the temporary file would mean nothing to the person.
+            # The name of the temporary file would mean nothing to the user.
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 
 def sweep(path):
-    """Deletes the temporary files that killed writers of path left behind."""
+    """Deletes the temporary files that processes left behind when they were killed while writing path."""
     for part in glob.glob(f"{glob.escape(path)}.*.part"):
         os.unlink(part)
 
 
 def sync_folder(folder):
-    """Flushes the names in a folder to the disk, where the system can, so that they survive a power cut."""
+    """Flushes a folder's entries to the disk, where the system can, so that they survive a power cut."""
     if os.name == "posix":
         handle = os.open(folder or ".", os.O_RDONLY)
         try:
@@ -46,6 +46,6 @@ def sync_folder(folder):
 
 
 def is_path_component(name: str) -> bool:
-    """Whether a name can be that of a file or folder on any system, with no separators in it."""
+    """Whether a name can be that of a file or folder: no separator or NUL in it, and at most 255 bytes."""
     length = len(name.encode("utf-8", "surrogateescape"))
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and length <= 255

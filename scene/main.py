@@ -2,8 +2,8 @@
 
     python -m scene.main TRAIN TEST MODE
 
-TRAIN and TEST hold a folder of photos for each class. `run` is the whole story; its steps come after it, then
-its options.
+TRAIN and TEST hold a folder of photos for each class. Start reading at `run`. Its steps follow, and then the
+options of the command.
 
 Next: predict.py
 """
@@ -36,7 +36,7 @@ exit codes:
 
 
 def run(options):
-    """Photos in; a model, its metrics and a report out."""
+    """Trains a network or loads a model, tests it, and writes and prints the metrics."""
     started = time.monotonic()
     output = prepare_output(options)
     check_device(options.device)
@@ -46,7 +46,7 @@ def run(options):
         teacher = open_teacher(options)
         train_photos, test_photos, findings = load_both(options)
         train_and_save(train_photos, teacher, options, output)
-        classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
+        classifier = Classifier.open(output.model)      # test the very file that will be deployed
 
     model = options.load_model or output.model
     with modelfile.named(model):
@@ -66,11 +66,11 @@ class Output(NamedTuple):
     model: str
     metrics: str
     checkpoint: str
-    diverged: str           # the last good weights of a training that diverged, as a model
+    diverged: str           # the last good weights of a run that diverged, as a model
 
 
 def prepare_output(options):
-    """The paths to write, in a folder that is known to be writable before training begins."""
+    """The paths to write, checked to be writable before training begins. Raises UserError or OSError."""
     os.makedirs(options.output, exist_ok=True)
     names = ("model_{}", "metrics_{}.json", "checkpoint_{}", "diverged_{}")
     output = Output(*(os.path.join(options.output, name.format(options.mode)) for name in names))
@@ -79,8 +79,8 @@ def prepare_output(options):
             raise UserError(f"{printable(path)} is a folder, but Scene writes a file there: choose another "
                             "--output.")
     if os.path.exists(output.checkpoint) and not options.resume and not options.load_model:
-        raise UserError(f"{printable(output.checkpoint)} is the checkpoint of an interrupted training: add "
-                        "--resume to continue it, or delete it to start again.")
+        raise UserError(f"{printable(output.checkpoint)} is the checkpoint of an interrupted run: add "
+                        "--resume to continue it, or delete it to start over.")
     if options.resume and not os.path.exists(output.checkpoint):
         print(f"Note: there is no {printable(output.checkpoint)} to resume from, so training starts from the "
               "beginning.")
@@ -92,7 +92,7 @@ def prepare_output(options):
 
 
 def check_device(device):
-    """Raises UserError if the device is not there."""
+    """Raises UserError if the device is not available."""
     if device == "cuda":
         import torch
 
@@ -105,11 +105,11 @@ class Teacher(NamedTuple):
     """A trained network to start from."""
 
     network: object
-    started_from: dict      # for the card of its pupil
+    started_from: dict      # the entry of this name in the new model's card
 
 
 def open_teacher(options):
-    """The Teacher of --start-from, or None. It sets the image size, unless that is given."""
+    """The Teacher that --start-from names, or None. Sets options.image_size if it is not given."""
     if not options.start_from:
         options.image_size = options.image_size or MODES[options.mode].image_size
         return None
@@ -123,15 +123,13 @@ def open_teacher(options):
 
 
 def check_mode(path, found, wanted):
-    """Raises UserError if a model is of another mode than the command says."""
+    """Raises UserError if a model is not of the mode that the command names."""
     if found != wanted:
         raise UserError(f"{printable(path)} is a model of mode {found}, not {wanted}: name the mode it has.")
 
 
 def load_both(options):
-    """Photos of TRAIN and TEST, and the findings about them, which it prints. Raises DataError with every
-    problem.
-    """
+    """Photos of TRAIN and TEST, and the findings, which it prints. Raises DataError with every problem."""
     listings = [folder.scan(path) for path in (options.train, options.test)]
     say_listings(listings)
     classes = listings[0].classes
@@ -142,8 +140,7 @@ def load_both(options):
 
 
 def load_test(options):
-    """The Classifier of --load-model, the photos of TEST for it and the findings about them, as `load_both`.
-    """
+    """The Classifier of --load-model, the photos of TEST, and the findings, as in `load_both`."""
     classifier = Classifier.open(options.load_model)
     check_mode(options.load_model, classifier.mode, options.mode)
     classes = classifier.classes
@@ -158,7 +155,7 @@ def load_test(options):
 
 
 def say_listings(listings):
-    """Prints the photos found in each folder, and the files passed over."""
+    """Prints how many photos each folder has in each class, and the files passed over."""
     for listing in listings:
         counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
         print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(counts)} classes: "
@@ -177,7 +174,7 @@ def say_findings(findings):
 
 def train_and_save(photos, teacher, options, output):
     """Trains a network and writes its model file."""
-    import torch  # takes a second: after the first lines are on the screen
+    import torch  # takes a second, so not before the first lines are on the screen
 
     from scene.learn.checkpoint import Checkpoint, describe
     from scene.learn.loop import train
@@ -209,7 +206,7 @@ def train_and_save(photos, teacher, options, output):
 
 
 def make_network(options, classes, teacher):
-    """A new network of the chosen mode; with a teacher, of its architecture."""
+    """A new network of the chosen mode, with the architecture of the teacher if there is one."""
     architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
     return MODES[options.mode].network(classes, **architecture)
 
@@ -221,11 +218,11 @@ def check_network(network, card, settings):
         modelfile.check(network, card)
     except modelfile.ModelFileError as error:
         raise recipe.NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
-                                  f"opened again: {error}.") from error
+                                  f"read back: {error}.") from error
 
 
 def make_settings(options, photos):
-    """The settings of a run: the options, and the defaults for those not given."""
+    """The settings of a run: the options that are given, and the defaults for the others."""
     settings = recipe.defaults(MODES[options.mode], photos, trained=bool(options.start_from))
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
@@ -243,27 +240,29 @@ def parse(arguments):
     modes = [f"{mode} ({entry.help})" for mode, entry in MODES.items()]
     add("mode", metavar="MODE", type=str.upper, choices=list(MODES),
         help=f"{' or '.join(modes)}, in upper or lower case")
-    add("--epochs", type=number(int, 1), help=f"how often to show each photo (default: {default('epochs')})")
+    add("--epochs", type=number(int, 1),
+        help=f"how many times to show each photo (default: {default('epochs')})")
     add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
     add("--learning-rate", type=number(float, 1e-9),
-        help=f"the highest learning rate (default: {default('learning_rate')}; a tenth with --start-from)")
+        help=f"the highest rate (default: {default('learning_rate')}, or a tenth with --start-from)")
     add("--image-size", type=number(int, 8, 512), metavar="N",
         help=f"photos are resized to NxN pixels (default: {default('image_size')})")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
-    add("--output", metavar="FOLDER", default=".", help="where to write model and metrics (default: here)")
+    add("--output", metavar="FOLDER", default=".",
+        help="where to write model and metrics (default: the current folder)")
     add("--resume", action="store_true", default=None,
-        help="continue an interrupted training in --output, if there is one")
+        help="continue an interrupted run in --output, if there is one")
     add("--start-from", metavar="PATH", help="start from the weights of this model, except the last layer's")
-    add("--load-model", metavar="PATH", help="test this model without training; TRAIN is not read")
+    add("--load-model", metavar="PATH", help="test this model without training (TRAIN is not read)")
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     options = parser.parse_args(arguments)
     training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        print(f"Note: nothing is trained, so {names} will have no effect.")
+        print(f"Note: nothing is trained, so {names} has no effect.")
     return options
 
 

@@ -1,6 +1,6 @@
-"""The networks, each a list of layers, and MODES: everything that the rest of Scene knows about each of them.
+"""The networks, each a list of layers, and MODES: everything that the rest of Scene knows about them.
 
-A network takes photos as they are, uint8 (N, S, S, 3), and returns logits (N, K), a score for each class.
+A network takes raw pixels, uint8 (N, S, S, 3), and returns logits (N, K), a score for each class.
 
 Next: learn/augment.py
 """
@@ -19,8 +19,7 @@ from scene.nn.winograd import WinogradConv2d
 
 
 class FCNN(Network):
-    """Fully connected: every pixel meets every number of the first hidden layer. It knows nothing of
-    neighbourhood.
+    """Fully connected: each hidden unit sees all pixels, and does not know which ones are neighbours.
 
     Parameters for 10 classes: 766 346, of which 663 552 are the first layer's weights.
     """
@@ -36,8 +35,7 @@ class FCNN(Network):
 
 
 class CNN(Network):
-    """Convolutional and residual: looks for the same small patterns everywhere, then for patterns of
-    patterns.
+    """Convolutional and residual: finds small patterns anywhere, then patterns made of those patterns.
 
     For a side of 80:      (N, 80, 80, 3)
       4x4 convolution, every other pixel   -> (N, 40, 40, 32)
@@ -45,8 +43,7 @@ class CNN(Network):
       3x3 convolution, residual            -> (N, 20, 20, 48)
       pool, 3x3 convolution, residual      -> (N, 10, 10, 128)
       mean over all pixels, linear         -> (N, K)
-    Each pool stands where it saves the most work: the first before BatchNorm and ReLU, the second before the
-    convolution.
+    The pools come where they save the most work: one before BatchNorm and ReLU, one before a convolution.
     Parameters for 10 classes: 409 450.
     Source: He et al., Deep Residual Learning (2015); Page, How to Train Your ResNet (2018), for so short a
     form of it.
@@ -75,26 +72,24 @@ def residual(channels):
 
 
 class Mode(NamedTuple):
-    """A network that people can choose, and the numbers of its training. learn/recipe.py turns them into
-    settings.
-    """
+    """A network to choose, with its defaults for training, which learn/recipe.py turns into settings."""
 
     network: type               # its class: network(classes, image_size=…, …)
     help: str                   # for --help
     pretrained: bool            # whether scene/pretrained/ has a model of it
     epochs: int
-    learning_rate: float        # at its highest
+    learning_rate: float        # at its peak
     batch_size: int
     shard: int                  # photos that one core works on at a time
     crop_area: float            # crops keep this share of a photo or more
-    crop_growth: float          # how far that share has grown towards the whole photo at the end, 0…1
+    crop_growth: float          # how far that share grows towards the whole photo by the end, 0…1
     grey: float                 # share of the photos shown in grey, 0…1
     norm_rate: float            # norms and biases take this many times the learning rate
-    few_photos: bool            # whether fewer photos ask for more epochs, larger steps and smaller crops
+    few_photos: bool            # whether fewer photos mean more epochs, larger steps and smaller crops
 
     @property
     def image_size(self):
-        """Photos are resized to this many pixels a side, unless somebody asks for another size."""
+        """Photos are resized to this many pixels a side by default."""
         return self.network(2).image_size
 
 

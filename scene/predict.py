@@ -17,7 +17,7 @@ from scene.photos.decode import PhotoError, read
 
 
 def run(options):
-    """Prints the scene of each photo; returns the exit code."""
+    """Prints the scene of each photo, and returns the exit code."""
     classifier = Classifier.open(options.model)
     failed = 0
     for path in options.photos:
@@ -47,7 +47,7 @@ def parse(arguments):
         epilog="exit codes: 0 done, 1 an unexpected failure, 2 a mistake in the command, model or photo")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
     parser.add_argument("--model", metavar="PATH", default=PRETRAINED["CNN"],
-                        help="a model file of scene.main (default: the pretrained CNN)")
+                        help="a model file written by scene.main (default: the pretrained CNN)")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo")
     return parser.parse_args(arguments)
 

@@ -1,8 +1,8 @@
-"""All cores of the machine: forked worker processes, pipes to them, and memory that they share.
+"""Work on all cores of the machine: forked worker processes, pipes to them, and shared memory.
 
-`parallel_map` decodes and predicts photos; learn/team.py computes training steps. Both stand on `forked`.
+`parallel_map` decodes and predicts photos, and learn/team.py computes training steps. Both use `forked`.
 
-Processes and not threads: Python runs one thread at a time between the array operations, and decoding one
+Processes rather than threads: Python runs one thread at a time between array operations, and decoding one
 photo is too short to be worth waiting for the interpreter lock.
 
 Next: main.py
@@ -33,23 +33,20 @@ def cores():
 
 
 def can_fork():
-    """Whether forked processes can do our work: Windows has no fork, on macOS a fork may not use the BLAS
-    library.
-    """
+    """Whether to fork workers: Windows has no fork, and on macOS a fork may not use the BLAS library."""
     return sys.platform == "linux"
 
 
 @contextmanager
 def forked(count, life):
-    """Forks `count` workers and yields (pipes, processes): a duplex pipe to each, and the processes
-    themselves.
+    """Forks `count` workers and yields (pipes, processes): a duplex pipe to each worker, and its Process.
 
-    life(rank, pipe) is all that worker number `rank` does. If it raises, the parent's `receive` raises
+    Worker number `rank` calls life(rank, pipe) and ends. If that raises, the parent's `receive` raises
     WorkerError. Workers ignore stop signals: the parent decides, and kills them when it leaves the block. A
     worker ends when its parent closes the pipe or dies, so none outlives the parent.
     """
     if count == 0:
-        yield [], []                                            # also where there is no fork
+        yield [], []                                            # no fork is needed
         return
     import multiprocessing  # here, not above: predicting a single photo needs none of it
 
@@ -57,7 +54,7 @@ def forked(count, life):
     pipes = []
     workers = []
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # until the newborn workers ignore them
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # until the new workers ignore them
         for rank in range(count):
             ours, theirs = fork.Pipe()
             pipes.append(ours)
@@ -77,7 +74,7 @@ def forked(count, life):
 
 
 def live(life, rank, pipe, inherited):
-    """Runs a worker's life; reports the exception that ends it to the parent."""
+    """Runs a worker's life, and reports an exception that ends it to the parent."""
     ignore_stops()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     for other in inherited:         # the parent's ends: a copy here would keep the other worker's pipe open
@@ -90,7 +87,7 @@ def live(life, rank, pipe, inherited):
 
 
 def receive(pipe, spin=0.0):
-    """The next message of a worker. Raises WorkerError if the worker failed or was killed.
+    """The next message from a worker. Raises WorkerError if the worker failed or was killed.
 
     Spins for up to `spin` seconds before it blocks: a process that blocks is often woken on the core of the
     process that wakes it, and shares that core for milliseconds.
@@ -113,11 +110,11 @@ def spin_until_ready(pipe, seconds):
 
 
 def parallel_map(work, items, together=1):
-    """As the built-in `map`, on all cores: yields work(item) for every item of a sequence, in order.
+    """Like the built-in `map`, but on all cores: yields work(item) for every item of a sequence, in order.
 
-    Forks one process per core and gives each an equal share. Results are pickled, `together` at a time;
-    `work` leaves large ones in memory from `shared_memory`. Runs in this process where it cannot fork, and
-    for a handful of items.
+    Forks one process per core and gives each an equal share. Results are pickled, `together` at a time, so
+    `work` should leave large ones in `shared_memory`. Runs in this process where it cannot fork, and for a
+    handful of items.
     """
     count = min(cores(), len(items) // together) if can_fork() else 1
     if count < 2:
@@ -147,9 +144,7 @@ def parallel_map(work, items, together=1):
 
 
 def shared_memory(shape, dtype):
-    """A NumPy array of zeros that forked processes share. It has no name, and goes when the last of them
-    ends.
-    """
+    """A NumPy array of zeros that forked processes share. It is freed when the last of them ends."""
     import mmap
 
     import numpy as np
@@ -162,9 +157,7 @@ MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         
 
 
 def tune_malloc(**limits):
-    """Sets limits of glibc's malloc, which decide when freed memory returns to the system. Elsewhere does
-    nothing.
-    """
+    """Sets options of glibc's malloc, such as when to return freed memory. Does nothing without glibc."""
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, limit in limits.items():

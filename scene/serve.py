@@ -43,7 +43,7 @@ TOO_BUSY = "There are too many requests at once: try again in a second."
 
 
 class Incoming(io.RawIOBase):
-    """A connection's input, until a deadline. A socket's own time-out would start again with every byte."""
+    """A connection's input, until a deadline. A socket's own time-out would restart with every byte."""
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
@@ -62,7 +62,7 @@ class Incoming(io.RawIOBase):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: answers its requests one after the other."""
+    """One connection: answers its requests one after another."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True          # else the body waits for the acknowledgement of the header
@@ -185,7 +185,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return self.models[mode]
 
     def answer(self, body: bytes, request_id: str) -> tuple[int, dict, dict]:
-        """endpoint.answer, for one request at a time."""
+        """Calls endpoint.answer, for one request at a time."""
         return self.worker.submit(endpoint.answer, body, request_id, self.find_model).result()
 
     @contextmanager
@@ -220,7 +220,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         endpoint.log(entry)
 
     def handle_error(self, request, client_address):
-        """Logs an unexpected failure; a broken connection is the client's. The server goes on."""
+        """Logs an unexpected failure, unless the connection broke. The server goes on."""
         if not isinstance(sys.exception(), OSError):
             endpoint.log({"error": endpoint.describe(sys.exception())})
 
@@ -234,7 +234,7 @@ def tune_memory() -> None:
 
     By default it raises both limits after the first large photo and keeps that photo's memory.
     """
-    processes.tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)  # threads share one
+    processes.tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)  # for all threads
 
 
 def open_models(paths: Iterable[str]) -> dict[str, Classifier]:
@@ -256,7 +256,7 @@ def run(options):
     try:
         server = Server((options.host, options.port), models)
     except OSError as error:
-        raise UserError(f"Cannot listen at {options.host}, port {options.port}: {error.strerror}. "
+        raise UserError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}. "
                         "Choose others with --host and --port.") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     url = "http://{}:{}{}".format(*server.server_address, PATH)
@@ -279,13 +279,13 @@ def parse(arguments):
     add("--model", metavar="PATH", nargs="+", default=PRETRAINED.values(),
         help="model files written by scene.main, one for each mode (default: the pretrained ones)")
     add("--host", metavar="ADDRESS", default="127.0.0.1",
-        help="the address to listen at (default: 127.0.0.1, for this machine only)")
-    add("--port", metavar="N", type=port, default=8000, help="the port (default: 8000; 0 for any free one)")
+        help="the address to listen on (default: 127.0.0.1, for this machine only)")
+    add("--port", metavar="N", type=port, default=8000, help="the port (default: 8000, 0 for a free one)")
     return parser.parse_args(arguments)
 
 
 def port(text: str) -> int:
-    """An argparse type."""
+    """An argparse type: a port number."""
     if not 0 <= (number := int(text)) < 1 << 16:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
     return number

@@ -19,8 +19,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals():
-    """Makes every signal of STOPS raise Stopped, unless it is ignored, as under nohup or in the background.
-    """
+    """Makes the signals of STOPS raise Stopped, except ignored ones, as under nohup or in the background."""
     for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, raise_stopped)
@@ -32,17 +31,17 @@ def raise_stopped(number, frame):
 
 
 def ignore_stops():
-    """For worker processes: Ctrl-C in a terminal reaches every process, and the parent decides for all."""
+    """Makes a worker ignore STOPS: Ctrl-C in a terminal reaches all processes, but the parent decides."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def postponed():
-    """Inside this block a stop signal is only noted, in the list that it yields; a second one acts as usual.
+    """Inside this block a stop signal is only noted, in the list it yields. A second one acts as usual.
 
-    The block ends the work at a place of its own choosing. If it runs to its end all the same, Stopped is
-    raised there: no signal is lost.
+    The block then stops at a point of its own choosing. If it runs to its end instead, Stopped is raised
+    there, so no signal is lost.
     """
     noted = []
     usual = {number: signal.getsignal(number) for number in STOPS}

@@ -45,7 +45,7 @@ def model_files(folder):
 
 
 def check(status, text, request_id):
-    """Checks an answer: ASCII JSON with the request's id; if it is an error, its status and its sentence."""
+    """Checks an answer: ASCII JSON with the request's id and, for an error, its status and one sentence."""
     answer = json.loads(text, parse_constant=pytest.fail)
     assert text.isascii() and answer["requestId"] == request_id
     if status == 200:
@@ -108,10 +108,15 @@ class Server:
         return response.status, json.loads(text)
 
     def send(self, data):
-        """Sends raw bytes; returns what `receive` does."""
+        """Sends raw bytes, and returns the reply as `receive` does."""
         with self.connect() as connection:
             connection.sendall(data)
             return receive(connection)
+
+    def threads(self):
+        """The number of its threads (Linux): one accepts connections, one works, one for each connection."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"^Threads:\s+(\d+)", status, re.MULTILINE)[1])
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -134,6 +139,6 @@ def receive(connection):
 
 
 def request(head="", data=GOOD, length=None):
-    """The bytes of a POST, with more header lines, or with another announced length than the true one."""
+    """The bytes of a POST, with more header lines, or with a false Content-Length."""
     length = len(data) if length is None else length
     return f"POST /get_scene HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data

@@ -1,6 +1,6 @@
 """AWS for the tests of cloudformation/: a moto server over HTTP.
 
-moto 5.2.5 does not cover these, so no test here does:
+moto 5.2.5 has these gaps, so the tests have them, too:
 - It ignores these resources of our templates: BucketPolicy, Stage, Account, GatewayResponse, Model, Alarm,
   MetricFilter. Of a Bucket it uses only the name. tests/test_template.py reads them in the templates, and
   tests/gateway.py implements those of the gateway.
@@ -121,7 +121,7 @@ def assume_function_role():
 
 
 def environment(folder):
-    """The environment of a person with one AWS profile and no other AWS settings, all in `folder`."""
+    """The environment of a user with one AWS profile and no other AWS settings, all in `folder`."""
     credentials = Path(folder, "credentials")
     if not credentials.exists():
         credentials.write_text(

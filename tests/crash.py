@@ -1,8 +1,8 @@
-"""Trainings that are killed or interrupted at random moments, and resumed.
+"""Training runs that are killed or interrupted at random moments, and resumed.
 
 Each run is a fork of this process, which has loaded torch already, so a hundred runs take one minute instead
-of ten. Forking needs a process of its own without other threads. tests/test_checkpoint.py starts a few runs,
-`python -m tests.bench.soak kills` and `resumes` as many as you like.
+of ten. The process that forks must have no other threads. tests/test_checkpoint.py starts a few runs, and
+`python -m tests.bench.soak kills` and `resumes` start as many as you like.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from scene.learn import checkpoint
 from scene.models import MODES
 from tests.jobs import make_photos
 
-SLOW = 60       # seconds after which a run hangs
+SLOW = 60       # seconds after which a run counts as hung
 
 
 class Job:
@@ -38,7 +38,7 @@ class Job:
                 os._exit(99)
 
     def wait(self, seconds=SLOW):
-        """The exit code, -number for a signal's, or None if it still runs after this time."""
+        """The exit code, -number after a fatal signal, or None if it still runs after this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -76,10 +76,9 @@ def uninterrupted(mode, *options):
 
 
 def kills(count):
-    """Kills trainings that save at every step until `count` kills have hit a save. Each run resumes the last.
+    """Kills runs that save at every step, until `count` kills have hit a save. Each run resumes the last.
 
-    Half of the kills come at a random moment. The others come in the milliseconds after a save has begun, the
-    first one after a random moment.
+    Half of the kills come at a random moment, the others within milliseconds of the next save after one.
     """
     mode = "FCNN"
     options = ["--epochs", "40", "--batch-size", "12", "--image-size", "8", "--resume"]
@@ -110,7 +109,7 @@ def kills(count):
 
 
 def kill(job, after, into_save):
-    """Kills a job after some seconds or, with `into_save`, so long into the next save. -> its exit code."""
+    """Kills a job after some seconds or, with `into_save`, that long into the next save: -> its exit code."""
     code = job.wait(after)
     if into_save is not None:
         while code is None and not job.is_saving():
@@ -128,7 +127,7 @@ def check_readable(path):
 
 
 def resumes(count):
-    """Interrupts and resumes trainings of all modes in turn: each gives the bytes of an uninterrupted one."""
+    """Interrupts and resumes runs of all modes in turn: each gives the bytes of an uninterrupted run."""
     options = ["--epochs", "8", "--batch-size", "8", "--image-size", "24"]
     with training_folder():
         true = {mode: uninterrupted(mode, *options) for mode in MODES}
@@ -146,12 +145,12 @@ def resumes(count):
                 assert "Resumed in epoch" in log() and model(mode) == digest
                 codes[code] = codes.get(code, 0) + 1
                 points += 1
-    print(f"{points} trainings interrupted at random moments (exit codes: {codes}) and resumed: "
+    print(f"{points} training runs interrupted at random moments (exit codes: {codes}) and resumed: "
           f"{points} identical models")
 
 
 class training_folder(tempfile.TemporaryDirectory):
-    """Within it, the working folder is a new one with photos to train on."""
+    """A new folder with photos to train on. Inside the block it is the working folder."""
 
     def __enter__(self):
         self.before = os.getcwd()

@@ -1,4 +1,4 @@
-"""Damaged and lying model files: each of DAMAGES makes one from the bytes of a true file and a random.Random.
+"""Damaged and forged model files: each of DAMAGES makes one from a good file's bytes and a random.Random.
 
 tests/test_modelfile.py tries a few thousand, `python -m tests.bench.soak modelfiles` as many as you like.
 """
@@ -15,7 +15,7 @@ from scene.answer.modelfile import ModelFileError
 from scene.models import FCNN
 from scene.nn.arrays import as_numpy
 
-# True files, one of each format
+# Good files, one of each format
 
 
 def started(network):
@@ -70,7 +70,7 @@ TRUE_CARDS = {1: as_text(card_of(NETWORK)), 2: as_text(card_of(NETWORK, **OPTION
 
 
 def is_refused(broken):
-    """Whether a damaged file is refused. If not, it must hold the true numbers and card all the same."""
+    """Whether a damaged file is refused. If not, it must still hold the right numbers and card."""
     try:
         network, card = modelfile.load(broken)
     except ModelFileError as error:
@@ -113,7 +113,7 @@ def edited(data, **changes):
 
 
 def rewritten(data, change, signed):
-    """The file after change(card, arrays), with its old SHA-256 or, if `signed`, with a true one."""
+    """The file after change(card, arrays), with its old SHA-256 or, if `signed`, with the right one."""
     scene = scene_of(split(data)[0])
     arrays = {name: array.copy() for name, array in safetensors.numpy.load(data).items()}
     change(scene["card"], arrays)
@@ -245,7 +245,7 @@ VALUES = [None, True, 0, 1, 2, 8, -1, 0.5, float("nan"), 2**64, 10**400,
 
 
 def put(value, scene, random):
-    """Puts a value in place of any one of the metadata."""
+    """Replaces a random value of the metadata."""
     inner = [entry for entry in scene["card"].values() if isinstance(entry, (dict, list))]
     place = random.choice([scene, scene["card"], *inner])
     key = random.randrange(len(place)) if isinstance(place, list) else random.choice([*place, "new"])
@@ -253,7 +253,7 @@ def put(value, scene, random):
 
 
 def lie_about_card(data, random):
-    """One value of the metadata is another."""
+    """One value of the metadata is wrong."""
     header, weights = split(data)
     scene = scene_of(header)
     put(random.choice(VALUES), scene, random)
@@ -277,7 +277,7 @@ def nest(data, random):
 
 
 def forge(data, random):
-    """The SHA-256 is true, but numbers are NaN, or the card does not fit them."""
+    """The SHA-256 is right, but numbers are NaN, or the card does not fit them."""
     def change(card, arrays):
         what = random.choice(["weights", "mode", "architecture"])
         if what == "weights":
@@ -292,7 +292,7 @@ def forge(data, random):
     return rewritten(data, change, signed=True)
 
 
-# The values called BAD are refused even if the SHA-256 is true.
+# The values called BAD are refused even if the SHA-256 is right.
 BAD_NAMES = ["", ".", "..", "a/b", "a\\b", "/", "x" * 256, "海" * 86, "sea", "\x1b[31m", "meadow\n", "\x7f"]
 BAD_LISTS = [[], ["sea"], ["sea", 1], ["sea", None], [["sea"], "meadow"], ["sea", "meadow", "road"]]
 BAD_BYTES = [b"", b"\0", b"sea", b"sea\0meadow\0", b"\0sea\0meadow", b"sea\0\0meadow", b"sea\0meadow\0road",
@@ -302,7 +302,7 @@ OTHER_NAMES = [["meadow", "sea"], ["sea", "forest"], ["Sea", "meadow"], ["sea", 
 
 
 def lie_about_classes(data, random):
-    """The names of the classes are others, or no names, or no bytes."""
+    """The names of the classes are wrong or invalid, or not bytes."""
     what = random.choice(["name", "others", "bytes", "dtype", "shape", "gone"])
 
     def change(card, arrays):
@@ -339,7 +339,7 @@ NO_LISTS = [None, "", "ReLU()", {}, {"0": "ReLU()"}, 7]
 
 
 def lie_about_layers(data, random):
-    """The list of layers is another, or missing; format 1 has one."""
+    """The list of layers is wrong or missing, or a file of format 1 has one."""
     def change(card, arrays):
         layers = card.setdefault("layers", ["ReLU()"])
         at, bad = random.randrange(len(layers)), random.choice(BAD_LAYERS)
@@ -366,7 +366,7 @@ BAD_SOURCES = [None, 0, "", [], {}, {"sha256": ""}, {"terms": ""}, {"sha256": No
 
 
 def lie_about_terms(data, random):
-    """The terms of use, or the model that the training started from, are others or missing."""
+    """The terms of use, or the model that the training started from, are wrong or missing."""
     name, bad = random.choice([("terms", BAD_TERMS), ("started_from", BAD_SOURCES)])
     other = {"terms": "Free for all.", "started_from": {"sha256": "", "terms": ""}}[name]
     what = random.choice(["bad", "other", "missing"])
@@ -387,7 +387,7 @@ ODD_NAMES = ["shift", "calibration", "Calibration.x", ".calibration.x", "calibra
 
 
 def lie_about_calibration(data, random):
-    """A tensor of the calibration is changed, renamed, missing or of another type; format 1 has one."""
+    """A tensor of the calibration is changed, renamed, missing or of another type, or format 1 has one."""
     what = random.choice(["dtype", "number", "change", "shape", "name", "more", "missing"])
 
     def change(card, arrays):
@@ -416,4 +416,4 @@ def lie_about_calibration(data, random):
 DAMAGES = [flip, truncate, extend, overwrite, insert, replace,
            lie_about_length, lie_about_array, repeat, swap, lie_about_card, nest, forge,
            lie_about_classes, lie_about_layers, lie_about_terms, lie_about_calibration]
-HARMLESS = [flip, overwrite, insert, lie_about_array, lie_about_card, nest]     # the file may say the same
+HARMLESS = [flip, overwrite, insert, lie_about_array, lie_about_card, nest]     # may change nothing

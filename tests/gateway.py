@@ -1,9 +1,9 @@
 """A small API Gateway: checks signature, policy, size and rate, and calls the function.
 
-It verifies a signature by computing it again with botocore's own signer, from the request as it arrived and
-the secret. The policies are those that the stack attached to the users, the texts of refusals those of the
-template. The types of refusals and their statuses follow the API Gateway Developer Guide (gateway response
-types; quotas). AWS does not document the order of the checks, nor the type for an unknown key.
+It verifies a signature by computing it again with botocore's own signer, from the secret and the request as
+it arrived. The policies are those that the stack attached to the users, and the texts of refusals are those
+of the template. The types of refusals and their statuses follow the API Gateway Developer Guide (gateway
+response types, quotas). AWS does not document the order of the checks, nor the type for an unknown key.
 """
 
 import fnmatch
@@ -38,7 +38,7 @@ class Refused(Exception):
 class Gateway:
     """A gateway at `url` in front of a function: event -> answer, both as in Lambda's proxy integration.
 
-    template: template.yaml as a dict; users: {access key: (secret, [policy documents])}; arn: of the stage.
+    template: template.yaml as a dict. users: {access key: (secret, [policy documents])}. arn: the stage's.
     """
 
     def __init__(self, template, users, arn, function, rate=10, burst=20, clock=time.time):

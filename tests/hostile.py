@@ -261,7 +261,7 @@ def join_jpeg(segments, picture):
 
 
 def lying_jpeg(random):
-    """A JPEG whose header claims another size or other tables, or with wrong or unordered segments."""
+    """A JPEG with a false size, false tables, or wrong or unordered segments."""
     segments, picture = split_jpeg(random.choice(jpegs()))
     for _ in range(random.randint(1, 3)):
         lie_in_jpeg(segments, random)
@@ -302,7 +302,7 @@ def damage_part(parts, at, what, random):
 
 @functools.cache
 def scans(width, height):
-    """A plain progressive JPEG up to its last scan, and that scan, which may follow any number of times."""
+    """A plain progressive JPEG up to its last scan, and that scan, which can be repeated at will."""
     data = encode(Image.new("RGB", (width, height), "teal"), progressive=True, subsampling=0)
     last = data.rindex(b"\xff\xda")
     return data[:last], data[last:-2]
@@ -340,7 +340,7 @@ def crowded_jpeg(random):
 
 
 def mpo_table(random):
-    """The table of a file with several pictures. It claims very many, at impossible places."""
+    """The table of a file with several pictures. It claims very many, in impossible places."""
     pictures = random.choice([0, 2, 2**31, 2**32 - 1])
     entries = [(0xb000, 7, 4, 0x30303130), (0xb001, 4, 1, pictures), (0xb002, 7, 16 * 2**20, 50)]
     return b"MPF\0" + tiff(3, entries) + bytes(99)
@@ -407,7 +407,7 @@ def png(head, rows):
 
 
 def lying_png(random):
-    """A PNG with right checksums over false chunks: another size, wrong kinds, lengths beyond the file."""
+    """A PNG with valid checksums over false chunks: another size, wrong kinds, lengths beyond the file."""
     chunks = split_png(random.choice([photo for photo in photos() if photo.startswith(MAGIC)]))
     for _ in range(random.randint(1, 3)):
         lie_in_png(chunks, random)

@@ -1,4 +1,4 @@
-"""Training in tests: the main job in a process of its own, photos for it, settings for a short training."""
+"""Training in tests: scene.main in a process of its own, photos for it, and settings for a short run."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from scene.learn.recipe import Settings
 
 
 def main_job(*arguments, cwd=None, **options):
-    """Runs `python -m scene.main` to its end."""
+    """Runs `python -m scene.main` and waits for it to end."""
     command = [sys.executable, "-m", "scene.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **options)
 
 
 def start_job(*arguments, cwd, **options):
-    """The process of `python -m scene.main`, after three epochs of training."""
+    """Starts `python -m scene.main`, and returns its process after three epochs of training."""
     command = [sys.executable, "-m", "scene.main", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=listen_to_hangup, **options)
@@ -36,7 +36,7 @@ def listen_to_hangup():
 
 
 def unprivileged(command):
-    """The command without root's capability to read and write every file, also if root runs the tests."""
+    """The command without root's capability to read and write every file, even if root runs the tests."""
     if os.geteuid() != 0:
         return command
     if not shutil.which("setpriv"):
@@ -63,7 +63,7 @@ def photos(n=70, size=16, classes=3):
 
 
 def make_settings(epochs, learning_rate, **changes):
-    """The settings of a short training."""
+    """The settings of a short training run."""
     usual = {"batch_size": 128, "shard": 64, "crop_area": 0.5, "crop_growth": 1, "grey": 0.1,
              "norm_rate": 4.0}
     return Settings(epochs=epochs, learning_rate=learning_rate, **usual | changes)

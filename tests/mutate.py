@@ -2,11 +2,11 @@
 
     python -m tests.mutate MODULE TESTS... [--minutes 10]
 
-For instance `python -m tests.mutate scene/nn/norm.py tests/nn/test_norm.py tests/nn/test_laws.py`. Changes
-one thing in the module at a time (an operator, a comparison, a constant, a condition, a default), in a copy
-of the checkout, and runs the tests, which stop at the first failure. A mutant that no test kills is printed:
-a test is missing, or the change makes no difference. Mutants come in random order, the same every time, until
-the minutes are over.
+For example `python -m tests.mutate scene/nn/norm.py tests/nn/test_norm.py tests/nn/test_laws.py`. Changes one
+thing in the module at a time (an operator, a comparison, a constant, a condition, a default), in a copy of
+the checkout, and runs the tests, which stop at the first failure. A mutant that no test kills is printed: a
+test is missing, or the change makes no difference. Mutants come in random order, the same every time, until
+the time is up.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def copy_checkout(folder):
 
 
 def survives(folder, tests):
-    """Whether all tests pass in the copy; one that takes too long has noticed."""
+    """Whether all tests pass in the copy. A time-out counts as a failure."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
@@ -94,7 +94,7 @@ def run(module, tests, minutes):
         copy_checkout(folder)
         path = Path(folder, module)
         if not survives(folder, tests):
-            sys.exit(f"{' '.join(tests)} fail without any mutant: mend that first.")
+            sys.exit(f"{' '.join(tests)} fail without any mutant: fix that first.")
         for line, change, text in found:
             if time.monotonic() > end:
                 break

@@ -32,7 +32,7 @@ def check(layer, reference, x, seed=0, evaluation=True):
     """Asserts that y, dx and every parameter's gradient are the reference's.
 
     `x` may be a shape, which is filled with random numbers. Evaluation must give the same y. For a layer that
-    differs in training, `evaluation=False` skips this comparison.
+    differs in training, `evaluation=False` skips this check.
     """
     x = x if isinstance(x, torch.Tensor) else numbers(x, seed)
     prepare(layer, seed)
@@ -56,7 +56,7 @@ def check(layer, reference, x, seed=0, evaluation=True):
 
 
 def assert_close(what, ours, theirs):
-    """Asserts that two arrays agree; NaN in ours is what `check` put there before backward."""
+    """Asserts that two arrays agree. NaN in ours was put there by `check` before backward."""
     written = theirs.isnan().all() or not ours.isnan().all()
     assert written, f"{what} is not the reference's: backward wrote nothing to it"
     torch.testing.assert_close(ours, theirs, msg=lambda text: f"{what} is not the reference's: {text}")

@@ -1,6 +1,6 @@
 """A Lambda function on this machine: AWS's own runtime client in a process, the Runtime API it calls, and S3.
 
-The behaviour follows AWS's documentation (Lambda runtime API; execution environment life cycle) and was not
+The behaviour follows AWS's documentation (Lambda runtime API, execution environment life cycle) and was not
 measured on AWS. Initialisation ends when the runtime asks for the next event. A process that fails to
 initialise, dies or does not answer in time is discarded, and the next event starts another. A handler that
 raises does not end its process.
@@ -23,19 +23,19 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 NATIVE = "arm64" if platform.machine() == "aarch64" else "x86_64"
 
-INITIALISATION = 60                     # seconds; Lambda allows 10, but machines that run tests are busier
+INITIALISATION = 60                     # seconds: Lambda allows 10, but machines that run tests are busier
 VERSION = "/2018-06-01/runtime/"
 
 
 class Result(NamedTuple):
-    """Of an invocation: the handler's answer or, if `failed`, an object with errorType and errorMessage."""
+    """The handler's answer to an invocation or, if `failed`, an object with errorType and errorMessage."""
 
     payload: Any
     failed: bool
 
 
 def build(output, models, *, arch=NATIVE, folder=ROOT, **environment):
-    """Runs lambda/build.py in a folder, for all model files of another, and returns its CompletedProcess."""
+    """Runs lambda/build.py in `folder` on all files in `models`, and returns its CompletedProcess."""
     command = [sys.executable, ROOT / "lambda/build.py", "--arch", arch, "--output", output]
     command += ["--model", *sorted(models.iterdir())]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
@@ -110,8 +110,8 @@ SET_BY_LAMBDA = {
 class Function:
     """A Lambda function.
 
-    code: its folder; path: the folders of its layers and, last, of the runtime client; environment: its own
-    variables; log: the file for its stdout and stderr; timeout: seconds for an answer.
+    code: its folder. path: the folders of its layers and, last, of the runtime client. environment: its own
+    variables. log: the file for its stdout and stderr. timeout: seconds for an answer.
     """
 
     def __init__(self, python, code, path, environment, log, handler="get_scene.handler", timeout=30):

@@ -292,7 +292,7 @@ def test_over_a_limit(capsys):
     assert "45.0 MiB unpacked" in capsys.readouterr().out
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("one more", b"1")
-    with pytest.raises(UserError, match=f"{LAYER}: over the limit, so nothing was written"):
+    with pytest.raises(UserError, match=f"{LAYER}: over the size limit, so nothing was written"):
         build.check_sizes({LAYER: file.getvalue()})
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

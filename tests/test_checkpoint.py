@@ -138,7 +138,7 @@ def test_no_damaged_file_is_gone_on_with(tmp_path_factory, data):
     broken[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
     for content in bytes(broken), whole[:data.draw(st.integers(0, len(whole) - 1))], whole + b"\0":
         checkpoint.write(content)
-        with pytest.raises(CheckpointError, match="checkpoint is damaged: delete it and start again."):
+        with pytest.raises(CheckpointError, match="checkpoint is damaged: delete it and start over."):
             checkpoint.load()
 
 
@@ -226,17 +226,17 @@ def damage(folder):
 
 @pytest.mark.parametrize("options, spoil, message", [
     ([], None,
-     "./checkpoint_FCNN is the checkpoint of an interrupted training: add --resume to continue it, or delete "
+     "./checkpoint_FCNN is the checkpoint of an interrupted run: add --resume to continue it, or delete "
      "it to start again.\n"),
     (["--resume", "--seed", "4"], None,
-     "./checkpoint_FCNN is of another training: seed was 0 and is 4. Use the same photos and options as "
-     "before, or delete it to start again.\n"),
+     "./checkpoint_FCNN belongs to another run: seed was 0 and is 4. Use the same photos and options as "
+     "before, or delete it to start over.\n"),
     (["--resume", "--image-size", "16", "--loss", "mse"], None,
      "image size was 8 and is 16; loss was cross-entropy and is mse; class dark was 6 photos ("),
-    (["--resume"], change_photo, "is of another training: class dark was 6 photos ("),
+    (["--resume"], change_photo, "belongs to another run: class dark was 6 photos ("),
     (["--resume"], lose_photo, "class light was 6 photos ("),
     (["--resume"], rename_class, "class pale was none and is 6 photos ("),
-    (["--resume"], damage, "./checkpoint_FCNN is damaged: delete it and start again.\n"),
+    (["--resume"], damage, "./checkpoint_FCNN is damaged: delete it and start over.\n"),
 ])
 def test_what_is_not_gone_on_with(options, spoil, message, interrupted, tmp_path):
     folder = tmp_path / "copy"

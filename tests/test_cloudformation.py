@@ -460,7 +460,7 @@ def test_a_change_set_that_cannot_be_made_tells_why(run, monkeypatch):
     failed = {"status": "FAILED", "status_reason": "Arrays=torch needs LayerArns"}
     monkeypatch.setattr(ChangeSet, "__setattr__", lambda change_set, name, value: object.__setattr__(
         change_set, name, failed.get(name, value)))
-    words = "^CloudFormation refuses to change stack scene-bucket: Arrays=torch needs LayerArns"
+    words = "^CloudFormation cannot change stack scene-bucket: Arrays=torch needs LayerArns"
     with pytest.raises(UserError, match=words):
         run("up")
 
@@ -468,7 +468,7 @@ def test_a_change_set_that_cannot_be_made_tells_why(run, monkeypatch):
 def test_down_is_not_believed_where_something_is_left(run, monkeypatch):
     run("up")
     monkeypatch.setattr(LogGroup, "delete", lambda *arguments: None)
-    words = "^Still there: log group /aws/lambda/scene-get_scene, log group /aws/apigateway/scene"
+    words = "^Not deleted: log group /aws/lambda/scene-get_scene, log group /aws/apigateway/scene"
     with pytest.raises(UserError, match=words):
         run("down", "--yes")
 

@@ -162,7 +162,7 @@ def test_all_findings_are_reported_at_once(train, test):
         f"warning {test}/sky: no such folder, so this class is not tested",     # road is only misspelt
         f"error {train}/ocean/b.jpg: the file is empty",
         f"error {test}/ocean/1.jpg: not a JPEG, PNG or WebP photo",
-        f"warning {test}: 1 of 2 photos also in {train}, so the accuracy will look too high",
+        f"warning {test}: 1 of 2 photos also in {train}, so the accuracy will be too high",
         f"warning {test}/Road/1.jpg and {train}/road/1.jpg: the same photo in the test and the training set",
     ]
 

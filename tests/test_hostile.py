@@ -98,7 +98,7 @@ def test_parts_without_number_are_no_photo(parts, endpoint):
     """Each part takes some time: a million segments would take seconds, a million scans hours."""
     data = MANY[parts]()
     assert endpoint.ask(photo(data))[:2] == (400, "damaged_photo")
-    with pytest.raises(PhotoError, match="^damaged: the (JPEG|PNG) is in too many parts$"):
+    with pytest.raises(PhotoError, match="^damaged: the (JPEG|PNG) has too many parts$"):
         decode(data, 64)
 
 

@@ -428,8 +428,8 @@ def small_cnn(*layers):
 
 UNTRAINABLE = [
     (Network(Flatten(), Linear(768, 3)),
-     "Network begins with Flatten: begin with Normalize, which the training fits to the colours of the "
-     "photos."),
+     "Network begins with Flatten: begin with Normalize, which training fits to the photos' "
+     "colours."),
     (Network(Normalize(), Flatten(), Linear(768, 3), BatchNorm(3)),
      "Network ends in BatchNorm: end in Linear, whose outputs are the scores of the classes."),
     (small_cnn(residual()),

@@ -76,7 +76,7 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--load-model", path, "--output", "again", "--epochs", 9, "--seed", 1]
     result = main_job("no such folder", "test", "CNN", *options, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("Note: nothing is trained, so --epochs, --seed will have no effect.\n")
+    assert result.stdout.startswith("Note: nothing is trained, so --epochs, --seed has no effect.\n")
     assert "\nepoch" not in result.stdout
     again = json.loads((data / "again/metrics_CNN.json").read_text())
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
@@ -92,7 +92,7 @@ def test_start_from_a_model_of_other_classes(data):
     assert (result.returncode, result.stderr) == (0, "")
     # The teacher's image size, and a smaller learning rate.
     assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.015," in result.stdout
-    assert "Reused: 37 arrays, 409286 numbers. Starting anew: 17.b, 17.w.\n" in result.stdout
+    assert "Reused: 37 arrays, 409286 numbers. New: 17.b, 17.w.\n" in result.stdout
     teacher, pupil = (load((data / name).read_bytes())[0] for name in ("teacher/model_CNN", "model_CNN"))
     np.testing.assert_array_equal(pupil.layers[0].mean, teacher.layers[0].mean)     # of the teacher's photos
     change = np.abs(pupil.layers[1].w - teacher.layers[1].w).max()
@@ -228,7 +228,7 @@ def test_what_is_found_and_passed_over_is_said_before_what_is_wrong(data):
     ]
     assert messages == [
         "error     train/dark: no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere.",
-        "error     test: no class folders in it: make a subfolder of photos for each class.",
+        "error     test: it has no class folders: make a subfolder of photos for each class.",
         "warning   train: passed over 6 HEIC photos: export them as JPEG "
         "(iPhones take JPEG if their camera is set to Most Compatible).",
         "warning   test: passed over 12 photos beside the class folders: move them into their classes.",
@@ -322,9 +322,9 @@ class Flexible(Network):
 
 
 @pytest.mark.parametrize("name, message", [
-    ("Unnormalized", "Unnormalized begins with Flatten: begin with Normalize, which the training fits to the "
-                     "colours of the photos.\n"),
-    ("Flexible", "NEW cannot be trained, since its model file could not be opened again: a model file cannot "
+    ("Unnormalized", "Unnormalized begins with Flatten: begin with Normalize, which training fits to the "
+                     "photos' colours.\n"),
+    ("Flexible", "NEW cannot be trained, since its model file could not be read back: a model file cannot "
                  "hold the argument activation: a network's arguments must be numbers, lists of widths or "
                  "short words, and its image size from 8 to 1024.\n"),
 ])

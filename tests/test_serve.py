@@ -235,6 +235,7 @@ def test_clients_that_hang_up(hasty):
 def test_only_so_many_connections(strict):
     server = strict(THREADS=7)
     server.ask()
+    server.until(lambda: server.threads() == 2)             # the connection's own thread has ended
     held = [server.connect() for _ in range(5)]
     with server.connect() as connection:                    # one more is refused before it sends anything
         status, headers, answer, _ = receive(connection)
@@ -280,10 +281,10 @@ def test_what_is_wrong_at_the_start_is_a_sentence(paths, server, tmp_path):
     said = f"{cnn} is the second model of mode CNN: give one for each mode.\n"
     assert serve("--model", cnn, cnn) == (2, said)
     code, said = serve("--model", cnn, "--port", server.port)
-    pattern = r"Cannot listen at 127\.0\.0\.1, port \d+: .+\. Choose others with --host and --port\.\n"
+    pattern = r"Cannot listen on 127\.0\.0\.1, port \d+: .+\. Choose others with --host and --port\.\n"
     assert code == 2 and re.fullmatch(pattern, said)
     code, said = serve("--model", cnn, "--host", "no.such.host.invalid")
-    assert code == 2 and said.startswith("Cannot listen at no.such.host.invalid, port 8000: ")
+    assert code == 2 and said.startswith("Cannot listen on no.such.host.invalid, port 8000: ")
     assert "65536 is not from 0 to 65535" in serve("--model", cnn, "--port", 65536)[1]
 
 

@@ -15,7 +15,7 @@ from tests.runtime import OF_THE_STACK, ROOT, Function, serve_s3
 
 MEMORY = 200_000_000            # bytes
 
-# The words of our own messages. Pillow's and Python's have others.
+# The words in our own messages. Messages of Pillow and Python have others.
 SOURCES = [ROOT / "scene" / name for name in ("answer/endpoint.py", "photos/decode.py", "models.py")]
 WORDS = {word for path in SOURCES for word in re.findall("[A-Za-z]+", path.read_text(encoding="utf-8"))}
 
@@ -69,14 +69,14 @@ class Endpoint:
         return status, entry["code"], seconds
 
     def deeds(self):
-        """(the forbidden things that the process did, Pillow's plugins that it has imported)."""
+        """(the forbidden actions of the process, the plugins of Pillow that it has imported)."""
         answer, failed = self.function.invoke("deeds")
         assert not failed and self.lines.readline() == ""       # each request has logged exactly one line
         return answer["deeds"], set(answer["plugins"])
 
 
 def check_words(answer, entry):
-    """Checks that an answer and its log entry repeat nothing of the request, and the words of a message."""
+    """Checks that answer and log entry repeat nothing of the request, and that messages use our words."""
     assert hostile.WORD not in json.dumps([answer, entry])
     message = answer["error"]["message"] if "error" in answer else ""
     assert set(re.findall("[A-Za-z]+", re.sub("[0-9]+x[0-9]+", "", message))) <= WORDS, message

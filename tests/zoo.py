@@ -1,7 +1,7 @@
 """The zoo of defects: everything we have seen go wrong with folders of photos, built by code.
 
-Each kind spoils the sound data set that `build` makes, and says what follows: the lines of the table, whose
-first word is the verdict, how many more photos are used, and what is passed over. No line means no finding.
+Each kind spoils the sound data set that `build` makes, and states the result: the lines of the table, which
+begin with the verdict, the number of photos added, and the files passed over. No line means no finding.
 """
 
 import os
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     report: list
     used: int
     passed_over: Counter
-    permissions: bool               # whether it shows only to users who may not read everything
+    permissions: bool               # whether it needs a user other than root
 
 
 ZOO = {}
@@ -71,7 +71,7 @@ def build(root, *names):
 
 
 def write(root, path, data=None):
-    """Writes a file, by default a sound photo of its own, and makes its folders."""
+    """Writes a file, by default a sound photo unlike any other, and makes its folders."""
     path = root / path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(noise(zlib.crc32(os.fsencode(path.name)))) if data is None else data)
@@ -278,13 +278,13 @@ def copy(root, source, target, comment=b""):
     write(root, target, data[:2] + segment + data[2:])
 
 
-@kind("warning   test: 1 of 7 photos also in train, so the accuracy will look too high.",
+@kind("warning   test: 1 of 7 photos also in train, so the accuracy will be too high.",
       f"warning   test/road/copy.jpg and train/road/1.jpg: {IN_BOTH_SETS}.", used=1)
 def photo_in_train_and_test(root):
     copy(root, "train/road/1.jpg", "test/road/copy.jpg")
 
 
-@kind("warning   test: 2 of 8 photos also in train, so the accuracy will look too high.",
+@kind("warning   test: 2 of 8 photos also in train, so the accuracy will be too high.",
       f"warning   test/ocean/again.jpg and train/road/1.jpg: {IN_BOTH_SETS}.",
       f"warning   test/road/again.jpg and train/road/1.jpg: {IN_BOTH_SETS}.", used=2)
 def photo_in_train_and_test_with_another_comment(root):
@@ -292,7 +292,7 @@ def photo_in_train_and_test_with_another_comment(root):
         copy(root, "train/road/1.jpg", f"test/{name}/again.jpg", b"taken by the sea")
 
 
-@kind("warning   test: 6 of 6 photos also in train, so the accuracy will look too high.",
+@kind("warning   test: 6 of 6 photos also in train, so the accuracy will be too high.",
       *(f"warning   test/{name}/{i}.jpg and train/{name}/{i}.jpg: {IN_BOTH_SETS}."
         for name, i in [("ocean", 0), ("ocean", 1), ("ocean", 2), ("road", 0), ("road", 1)]),
       "warning   and 1 more like this.")
@@ -316,7 +316,7 @@ def photo_twice_in_a_class(root):
     copy(root, "train/ocean/0.jpg", "train/ocean/favourite.jpg")
 
 
-# What is passed over
+# Files that are passed over
 
 
 @kind(passed_over={"hidden": 4, ".db": 1, "no suffix": 1, ".txt": 1, ".gif": 1, ".xmp": 1})
@@ -381,7 +381,7 @@ def test_is_a_file(root):
     (root / "test").write_text("later")
 
 
-@kind("error     train: no class folders in it: make a subfolder of photos for each class.",
+@kind("error     train: it has no class folders: make a subfolder of photos for each class.",
       "warning   train: passed over 6 photos beside the class folders: move them into their classes.")
 def photos_without_classes(root):
     for name in CLASSES:

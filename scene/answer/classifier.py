@@ -5,7 +5,7 @@
     classifier = Classifier.open("model_CNN")
     classifier.classify(open("photo.jpg", "rb").read())         # {"ocean": 0.93, "grass": 0.02, …}
 
-The test after training, the command line, scene.serve and AWS Lambda all ask this Classifier, so the accuracy
+The test after training, the command line, scene.serve and AWS Lambda all use this Classifier, so the accuracy
 that training prints is the accuracy of the deployed model. Nothing here imports torch.
 
 Next: endpoint.py
@@ -29,16 +29,16 @@ from scene.photos.decode import LOCAL, Limits
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "pretrained")
 PRETRAINED = {mode: os.path.join(FOLDER, f"model_{mode}") for mode in MODES if MODES[mode].pretrained}
-BATCH_PIXELS = 1 << 17      # pixels predicted at once: 20 photos of 80x80 are a third faster than 81
+BATCH_PIXELS = 1 << 17      # pixels in a batch: 20 photos of 80x80, a third faster per photo than 81
 
 
 class Classifier:
-    """A trained network that answers, on NumPy arrays or torch tensors.
+    """A trained network that classifies photos, on NumPy arrays or torch tensors.
 
     network     the network, folded (nn/fold.py)
     card        the card of its model file
     classes     the names of the classes, in the order of the network's outputs
-    mode        "CNN", say
+    mode        its name in models.MODES, such as "CNN"
     image_size  photos are resized to this many pixels a side
     name        the first 12 hex digits of the model file's SHA-256
     """
@@ -63,7 +63,7 @@ class Classifier:
     def load(cls, data: bytes, arrays: str = "numpy") -> Classifier:
         """The classifier in the bytes of a model file, on "numpy" or "torch" arrays. Raises ModelFileError.
 
-        It has to answer with numbers for a black picture.
+        As a check, it must have finite probabilities for a black picture.
         """
         network, card = modelfile.load(data)
         if arrays == "torch":
@@ -95,12 +95,11 @@ class Classifier:
     def probabilities(self, pixels: np.ndarray, run=map) -> np.ndarray:
         """The probability of each class for decoded photos: uint8 (N, S, S, 3) -> float32 (N, K), both NumPy.
 
-        run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if the answers are not
-        numbers.
+        run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if any are NaN.
         """
         step = max(1, BATCH_PIXELS // self.image_size ** 2)
         batches = [slice(i, i + step) for i in range(0, len(pixels), step)]
-        with np.errstate(all="ignore"):                     # overflow ends in NaN, which is noticed below
+        with np.errstate(all="ignore"):                     # overflow ends in NaN, which is caught below
             p = np.concatenate(list(run(lambda batch: self.answer(pixels[batch]), batches)))
         if not np.isfinite(p).all():
             raise ModelFileError("its probabilities are NaN")

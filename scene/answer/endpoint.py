@@ -5,8 +5,8 @@
     a request that cannot be answered
         -> {"error": {"code": "bad_mode", "message": "…"}, "requestId": "…"}
 
-A caller gets a code that never changes, for programs, and a sentence, for people. No traceback, no path and
-nothing of the request comes back. The causes of internal errors are for the log.
+An error has a code that never changes, for programs, and a sentence, for people. It contains no traceback, no
+path and nothing of the request. The causes of internal errors go to the log.
 
 Next: ../photos/decode.py
 """
@@ -26,7 +26,7 @@ from scene.models import MODES
 from scene.photos import decode as photos
 from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge
 
-MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, some hundreds of which are its own
+MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
 WHITE_SPACE = b" \t\r\n"
 
@@ -36,7 +36,7 @@ STATUS = {                  # every code, with its HTTP status
     "photo_too_large": 413,         # in bytes or in pixels
     "internal_error": 500,
     "model_missing": 503, "model_unreadable": 503, "storage_unreachable": 503,
-    # scene.serve only; on AWS the gateway refuses such requests
+    # scene.serve only: on AWS the gateway refuses such requests
     "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
     "length_required": 411, "address_too_long": 414, "headers_too_large": 431, "too_busy": 503,
 }
@@ -55,8 +55,8 @@ def answer(body: bytes | object | Refusal, request_id: str, find_model: Callable
            ) -> tuple[int, dict, dict]:
     """Answers one request: -> (HTTP status, answer, log entry), the last two ready for JSON. Raises nothing.
 
-    body: the request's JSON text, as bytes, or the object itself, or the Refusal of a server that already
-    refuses it. find_model(mode) returns a Classifier or raises Refusal.
+    body: the request's JSON text, as bytes, or the object itself, or the Refusal of a server that has already
+    refused it. find_model(mode) returns a Classifier or raises Refusal.
     The log entry has requestId, status, code (None if all is well), mode, model, scene, the milliseconds of
     each part, and `error` (type, message, trace) if the fault is not the caller's.
     """
@@ -76,7 +76,7 @@ def answer(body: bytes | object | Refusal, request_id: str, find_model: Callable
 
 
 def refuse(refusal: Refusal, entry: dict) -> dict:
-    """The answer to a request that is refused; notes it in the log's entry."""
+    """The answer to a refused request. Notes the refusal in the log entry."""
     entry |= {"status": refusal.status, "code": refusal.code}
     if refusal.status >= 500 and refusal.__cause__:
         entry["error"] = describe(refusal.__cause__)
@@ -84,7 +84,7 @@ def refuse(refusal: Refusal, entry: dict) -> dict:
 
 
 def classify(body, find_model, entry: dict) -> dict:
-    """The answer to a good request; notes each step in the log's entry. Raises Refusal."""
+    """The answer to a valid request. Notes each step in the log entry. Raises Refusal."""
     if isinstance(body, Refusal):
         raise body
     mode, data = read(body, entry)
@@ -113,10 +113,10 @@ def read(body, entry: dict) -> tuple[str, bytes]:
 
 
 def parse(body: bytes) -> object:
-    """JSON text in UTF-8 -> its value. Duplicate names in an object, NaN and Infinity are not JSON."""
+    """JSON text in UTF-8 -> its value. Raises Refusal, also for duplicate names, NaN and Infinity."""
     def unique(pairs):
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("an object names something twice")
+            raise ValueError("an object has a duplicate name")
         return dict(pairs)
 
     def refuse(constant):
@@ -158,7 +158,7 @@ def read_fields(request) -> tuple[str, str]:
 
 
 def read_base64(text: str) -> bytes:
-    """Base64, with or without white space and the beginning of a data URL -> bytes. Raises Refusal."""
+    """Base64, perhaps with white space or the start of a data URL -> bytes. Raises Refusal."""
     if text.startswith("data:"):
         text = text.partition(";base64,")[2] or "?"         # "?" is not base64
     try:
@@ -172,7 +172,7 @@ def read_base64(text: str) -> bytes:
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """photos.decode within the limits for strangers; each kind of failure has its code. Raises Refusal."""
+    """photos.decode within the REMOTE limits, with a code for each kind of failure. Raises Refusal."""
     try:
         photos.check_bytes(len(data), REMOTE)
         photos.find_format(data, REMOTE.formats)
@@ -185,7 +185,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
     except PhotoTooLarge as error:
         raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
     except PhotoError as error:
-        raise Refusal("damaged_photo", f"The photo is {error}; send the whole, undamaged file.") from error
+        raise Refusal("damaged_photo", f"The photo is {error}: send the whole, undamaged file.") from error
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The networks of Scene 1.0 to 1.4, for model files of format 1, which do not list their layers.
 
-A copy, not an import: models.py may change, these files may not answer differently. What a layer computes is
-fixed by the tests in tests/nn.
+These are copies, so that models.py can change while such files keep giving the same answers. The tests in
+tests/nn fix the results of each layer.
 
 Next: classifier.py
 """

@@ -1,4 +1,4 @@
-"""How good the answers are: accuracy and its interval, figures for each class, the confusion matrix.
+"""Metrics of the answers: accuracy and its interval, figures for each class, the confusion matrix.
 
 Next: modelfile.py
 """
@@ -16,7 +16,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval (low, high), inside 0…1, of a share seen as `right` of `total`.
+    """The 95 % confidence interval (low, high), inside 0…1, of a share observed as `right` of `total`.
 
     Source: Wilson, Probable Inference (1927); z = 1.96 is the normal distribution's 97.5 % point.
     """
@@ -30,7 +30,7 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
 def per_class(matrix: np.ndarray) -> list[dict]:
     """Precision, recall, F1 and count of each class, from a confusion matrix. None stands for 0 / 0.
 
-    precision: of the photos given this class, the share that is right
+    precision: of the photos classified as this class, the share that belongs to it
     recall: of this class's photos, the share found
     F1 = 2 · precision · recall / (precision + recall)
     """

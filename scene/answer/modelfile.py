@@ -1,25 +1,25 @@
 """The model file: weights and everything needed to use them, in one safetensors file.
 
-Opening a model file runs no code of it.
+Opening a model file runs no code from it.
 
 Format 2 holds these tensors:
 
-    3.body.0.w, …       parameters and statistics by name: weights in half precision, which is more digits
-                        than training settles; biases, scales and statistics, which are few, in single
+    3.body.0.w, …       parameters and statistics by name: weights in half precision, which holds all digits
+                        that training determines, and the few biases, scales and statistics in single
     classes             the names of the classes, UTF-8, separated by NUL bytes
     calibration.…       optional: arrays that turn scores into calibrated probabilities, in single precision
 
 and one metadata entry, "scene", with sorted JSON: the number of the format, the card, and a SHA-256 over card
 and tensors. The card:
 
-    mode, architecture  the network, as models.MODES makes it again
-    layers              the constructor call of each layer: a file of other layers than the code's is refused
+    mode, architecture  the network, to be made again by models.MODES
+    layers              each layer's constructor call: a file with other layers than the code's is refused
     fit, mirror         how a photo is fitted to the square, and whether its mirror image is predicted, too
     terms               optional: the terms of use of the model
     started_from        optional: {"sha256", "terms"} of the model that its training started from
 
-Nothing in the file depends on the day or the machine: the same model is the same bytes. Format 1, of Scene
-1.0 to 1.4, has the classes in its card and no layers; format1.py knows them.
+Nothing in the file depends on the day or the machine: the same model gives the same bytes. Format 1, of Scene
+1.0 to 1.4, has the classes in its card but does not list the layers, which are in format1.py.
 
 Next: format1.py
 """
@@ -48,23 +48,23 @@ OPTIONAL = {"terms": str, "started_from": dict}
 STARTED_FROM = {"sha256": str, "terms": str}
 CARD_1 = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror": bool}
 CALIBRATION = "calibration."
-FIT = "stretch"             # the one way in which photos.decode fits a photo to the square
+FIT = "stretch"             # the only way in which photos.decode fits a photo to the square
 DTYPES = {"F16": "<f2", "F32": "<f4", "U8": "u1"}
-LARGEST_HALF = 65504        # of half precision's numbers
+LARGEST_HALF = 65504        # the largest number in half precision
 MOST_HEADER = 1 << 20       # bytes of JSON, which can take forty times as much memory
 MOST_CLASSES = 1 << 20      # bytes of their names
-ARRAY_ENTRY = 200           # bytes: more than the header needs for an array, its name apart
+ARRAY_ENTRY = 200           # bytes: more than the header needs for an array besides its name
 ARGUMENTS = ("a network's arguments must be numbers, lists of widths or short words, and its image size from "
              "8 to 1024")
 
 
 class ModelFileError(UserError):
-    """Bytes that are not a model file of Scene's, or a damaged one: says what is wrong."""
+    """Not one of Scene's model files, or a damaged one. The message says what is wrong."""
 
 
 @contextmanager
 def named(path):
-    """Puts the path into the sentence of any ModelFileError raised inside."""
+    """Adds the path to the message of any ModelFileError raised in the block."""
     try:
         yield
     except ModelFileError as error:
@@ -72,7 +72,7 @@ def named(path):
 
 
 def make_card(network, mode: str, classes: list[str], **optional) -> dict:
-    """The card of a network; `optional`: terms, started_from, and calibration, {name: array}."""
+    """The card of a network.   optional: terms, started_from, and calibration, {name: array}."""
     return {"mode": mode, "classes": list(classes), "architecture": network.architecture,
             "layers": [repr(layer) for layer in network.layers], "fit": FIT, "mirror": True, **optional}
 
@@ -83,7 +83,7 @@ def describe_source(data: bytes, card: dict) -> dict:
 
 
 def check(network, card: dict) -> None:
-    """Raises ModelFileError unless `load` will open the file of `save`. To be called before training."""
+    """Raises ModelFileError unless `load` will open the file that `save` writes. Call it before training."""
     told = without_arrays(card)
     check_types(told, FORMAT)
     for name, value in told["architecture"].items():
@@ -102,7 +102,7 @@ def check(network, card: dict) -> None:
 
 
 def save(path, network, card: dict) -> None:
-    """Writes a network and its card, as `make_card` makes it, to path. Raises OSError."""
+    """Writes a network and its card, as made by `make_card`, to path. Raises OSError."""
     weights = {slot.name for slot in network.parameter_slots if slot.declared.decay}
     arrays = {name: as_numpy(array) for name, array in network.arrays().items()}
     for name, array in arrays.items():
@@ -110,7 +110,7 @@ def save(path, network, card: dict) -> None:
         arrays[name] = np.ascontiguousarray(array, "<f2" if half else "<f4")
     arrays["classes"] = np.frombuffer("\0".join(card["classes"]).encode(), np.uint8)
     for name, array in card.get("calibration", {}).items():
-        arrays[CALIBRATION + name] = np.ascontiguousarray(array, "<f4")
+        arrays[CALIBRATION + name] = np.asarray(array, "<f4", order="C")
     told = without_arrays(card)
     scene = {"format": FORMAT, "card": told, "sha256": digest(told, arrays)}
     files.write(path, safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
@@ -148,7 +148,7 @@ def load(data: bytes):
 
 
 def read_scene(data):
-    """The metadata entry, its types checked: (format, card, SHA-256)."""
+    """The metadata entry, with its types checked: (format, card, SHA-256)."""
     length = int.from_bytes(data[:8], "little")
     if length > MOST_HEADER:
         raise ModelFileError("it is not a model file")
@@ -159,7 +159,7 @@ def read_scene(data):
     scene = read_json(entry["scene"], "metadata")
     number = scene.get("format")
     if type(number) is not int:
-        raise ModelFileError("its format has no number")
+        raise ModelFileError("its format is not a number")
     if number not in (1, FORMAT):
         raise ModelFileError(f"its format is number {str(number):.20}, but Scene {VERSION} reads 1 and 2")
     card = scene.get("card")
@@ -168,13 +168,13 @@ def read_scene(data):
 
 
 def check_types(card, number):
-    """Raises ModelFileError unless a card has the entries of a format, each of its type."""
+    """Raises ModelFileError unless a card has the entries of a format, each of the right type."""
     if not has_types(card, *((CARD_1,) if number == 1 else (CARD, OPTIONAL))):
         raise ModelFileError("its card is incomplete")
     if not all(type(layer) is str for layer in card.get("layers", ())):
         raise ModelFileError("its list of layers is damaged")
     if "started_from" in card and not has_types(card["started_from"], STARTED_FROM):
-        raise ModelFileError("its card does not say what its training started from")
+        raise ModelFileError("its card has a damaged started_from entry")
 
 
 def has_types(value, required, optional=None):
@@ -185,10 +185,10 @@ def has_types(value, required, optional=None):
 
 
 def read_json(text, what):
-    """A JSON object in which every name stands only once."""
+    """Parses a JSON object. Raises ModelFileError, also for duplicate names."""
     def unique(pairs):
         if len(dict(pairs)) < len(pairs):
-            raise ModelFileError(f"its {what} names something twice")
+            raise ModelFileError(f"its {what} has a duplicate name")
         return dict(pairs)
 
     try:
@@ -213,7 +213,7 @@ def read_classes(found):
     tensor = found.get("classes")
     if tensor is None or tensor["dtype"] != "U8" or tensor["shape"] != [len(tensor["data"])]:
         raise ModelFileError("its list of classes is damaged")
-    if len(tensor["data"]) > MOST_CLASSES:              # before it is split, which takes twenty times as much
+    if len(tensor["data"]) > MOST_CLASSES:              # before split, which takes twenty times the memory
         raise ModelFileError("its list of classes is damaged")
     try:
         classes = bytes(tensor["data"]).decode().split("\0")
@@ -224,7 +224,7 @@ def read_classes(found):
 
 
 def check_classes(classes):
-    """Raises ModelFileError unless these are two or more different names of classes."""
+    """Raises ModelFileError unless these are two or more valid and distinct class names."""
     for name in classes:
         if not isinstance(name, str) or name != printable(name) or not files.is_path_component(name):
             raise ModelFileError("its list of classes is damaged")
@@ -233,14 +233,14 @@ def check_classes(classes):
 
 
 def check_kind(card):
-    """Raises ModelFileError unless this version has the network of a card, and its way to fit photos."""
+    """Raises ModelFileError unless this version has the network of a card and its way of fitting photos."""
     if card["mode"] not in MODES or card["fit"] != FIT:
         raise ModelFileError(f"it needs a network of kind {card['mode']!r:.40} and photos fitted by "
                              f"{card['fit']!r:.40}, which this version of Scene does not have")
 
 
 def build(card, classes):
-    """The network of a card, without memory. Raises ModelFileError if its layers are not the card's."""
+    """The network of a card, still without arrays. Raises ModelFileError if its layers are not the card's."""
     check_kind(card)
     check_classes(classes)
     network = construct(MODES[card["mode"]].network, card, classes)
@@ -303,7 +303,7 @@ def read_arrays(found, network, number):
         half = name in slots and slots[name].decay
         wanted = {"U8"} if name == "classes" else {"F32", "F16"} if half else {"F32"}
         if tensor["dtype"] not in wanted:
-            raise ModelFileError("its weights are of another precision than this version of Scene reads")
+            raise ModelFileError("its weights have a precision that this version of Scene does not read")
     return {name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
             for name, tensor in found.items()}
 

@@ -1,7 +1,7 @@
 """Random variations of training photos, drawn anew for every batch: mirrored, cropped, grey, relit.
 
-A network that never sees the same picture twice has to learn the features they share. Everything works on
-whole batches, in float: in uint8, 250 + 20 would overflow to 14.
+A network that never sees the same picture twice has to learn the features that its versions share. Everything
+works on whole batches, in float: in uint8, 250 + 20 would overflow to 14.
 
 Next: optim.py
 """
@@ -10,7 +10,7 @@ import math
 
 import torch
 
-LIGHT = 0.1         # brightness and contrast vary by ± this; more would hide that colours tell scenes apart
+LIGHT = 0.1         # brightness and contrast vary by ± this. More would hide colours that tell scenes apart
 LUMA = 0.299, 0.587, 0.114
 
 
@@ -18,7 +18,7 @@ def augment(photos, size, area, grey, generator):
     """Random views of some photos for training: each one cropped, mirrored half of the time, and relit.
 
     photos: uint8 (N, H, W, 3), in random order -> float (N, size, size, 3), 0…255. A crop keeps a share of
-    the photo drawn from area…1. About the share `grey` of the photos lose their colours, before the light
+    the photo drawn from area…1. About a share `grey` of the photos lose their colours, before relighting
     tints them a little.
     """
     return relight(fade(crop(photos, size, area, generator), grey), LIGHT, generator)
@@ -33,8 +33,8 @@ def crop(photos, size, area, generator):
     """A random part of each photo, mirrored half of the time, resized to size x size by linear interpolation.
 
     A row of the result mixes a few rows of the photo, and a column a few columns: out = R photo Cᵀ for each
-    colour, with R: (N, size, H) and C: (N, size, W). These are two batched matrix products, and between them
-    each row holds one colour after another.
+    colour, with R: (N, size, H) and C: (N, size, W). These are two batched matrix products. Their rows hold
+    all of one colour, then all of the next.
     """
     n, h, w, c = photos.shape
     share = uniform(area, 1, n, generator)
@@ -56,8 +56,8 @@ def interpolation(start, extent, source, size):
     """Matrices that resample `source` rows to `size`: row i comes from start + (i + ½)/size · extent, 0…1.
 
     start, extent: (N,) -> (N, size, source). When enlarging, each row mixes its two neighbours. When
-    shrinking, the triangle of weights widens, so that fine detail does not turn into noise. The weights of a
-    row add up to 1.
+    shrinking, the triangle of weights widens, so that fine detail does not alias. The weights of a row add up
+    to 1.
     """
     pixel = torch.arange(source, device=start.device)
     share = (torch.arange(size, device=start.device) + 0.5) / size
@@ -82,10 +82,10 @@ def fade(photos, share):
 
 
 def relight(photos, strength, generator):
-    """Other light: y = b (m + a (x - m)), with contrast a around the photo's mean m, and brightness b.
+    """Changes the light: y = b (m + a (x - m)), with contrast a around the photo's mean m, and brightness b.
 
-    photos: float (N, H, W, 3) -> the same shape, 0…255. Contrast and brightness vary by ± strength. The
-    brightness of each colour varies by half as much on top.
+    photos: float (N, H, W, 3) -> the same shape, 0…255. Contrast and brightness vary by ± strength. On top of
+    that, each colour's brightness varies by half as much.
     """
     n, h, w, c = photos.shape
     contrast = 1 + uniform(-strength, strength, (n, 1), generator)

@@ -2,7 +2,7 @@
 
     python -m scene.learn.bare datasets/train datasets/test
 
-loop.py is the same loop with everything that makes it accurate, quick and safe.
+loop.py is the same loop with everything that makes it accurate, fast and safe.
 
 Next: ../nn/linear.py
 """

@@ -1,8 +1,8 @@
-"""The checkpoint: everything needed to resume an interrupted training as if nothing had happened.
+"""The checkpoint: everything needed to resume an interrupted run as if nothing had happened.
 
-It holds parameters, running statistics, the optimizer's memory, the state of the random numbers, the place in
-the training, and a description of the run: other photos or settings would give weights that no uninterrupted
-training gives. The first 32 bytes are the SHA-256 of the rest, which is safetensors.
+It holds the parameters, the running statistics, the states of the optimizer and the random generator, the
+position in the run, and a description of the run: resuming with other photos or settings would give weights
+that no uninterrupted run gives. The first 32 bytes are the SHA-256 of the rest, which is safetensors.
 
 Next: progress.py
 """
@@ -22,15 +22,15 @@ from scene.nn.arrays import adopt, as_numpy
 from scene.signals import Stopped
 from scene.version import VERSION
 
-PAUSE = 30          # seconds between two saves: the most that a power cut may cost
+PAUSE = 30          # seconds between two saves: the most that a power cut can cost
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written or used: says why, and what to do."""
+    """A checkpoint that cannot be written or used. The message says why, and what to do."""
 
 
 class Checkpoint:
-    """The checkpoint file of one training. `run`: everything that its weights depend on, {name: value}."""
+    """The checkpoint file of a training run.   run: everything that its weights depend on, {name: value}."""
 
     def __init__(self, path, run):
         self.path = path
@@ -49,7 +49,7 @@ class Checkpoint:
         return hashlib.sha256(data).digest() + data
 
     def write(self, data):
-        """Writes the result of `encode`, whole or not at all. Raises CheckpointError."""
+        """Writes the result of `encode` atomically. Raises CheckpointError."""
         try:
             files.write(self.path, data)
         except OSError as error:
@@ -59,23 +59,23 @@ class Checkpoint:
         self.saved = time.monotonic()
 
     def load(self):
-        """The (place, arrays) written last, None if there are none. Raises CheckpointError or OSError."""
+        """The (place, arrays) written last, or None if there are none. Raises CheckpointError or OSError."""
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
             return None
         if hashlib.sha256(data[32:]).digest() != data[:32]:
-            raise CheckpointError(f"{printable(self.path)} is damaged: delete it and start again.")
+            raise CheckpointError(f"{printable(self.path)} is damaged: delete it and start over.")
         arrays = safetensors.numpy.load(data[32:])
         about = json.loads(arrays.pop("about").tobytes())
         if differences := compare(about["run"], self.run):
-            raise CheckpointError(f"{printable(self.path)} is of another training: {'; '.join(differences)}. "
-                                  "Use the same photos and options as before, or delete it to start again.")
+            raise CheckpointError(f"{printable(self.path)} belongs to another run: {'; '.join(differences)}. "
+                                  "Use the same photos and options as before, or delete it to start over.")
         return about["place"], arrays
 
     def restore(self, network):
-        """Gives a network the parameters and statistics written last; returns whether there were any."""
+        """Loads the last parameters and statistics into a network. Returns whether there were any."""
         found = self.load()
         if found:
             _, arrays = found
@@ -90,8 +90,7 @@ class Checkpoint:
 
 
 class Keeper:
-    """Saves a training to its checkpoint and stops it when a signal has come. Without a checkpoint it only
-    stops.
+    """Saves a training run to its checkpoint, if it has one, and stops it after a signal.
 
     `take` snapshots the state before a step, and `keep` writes it once the step has not diverged, so a
     checkpoint never holds diverged weights. Resuming repeats that step.
@@ -109,7 +108,7 @@ class Keeper:
         self.memory["random"] = self.generator.get_state()      # a resumed epoch draws the same order from it
 
     def resume(self):
-        """Restores the checkpoint, if there is one; returns the number of steps that are done."""
+        """Restores the checkpoint, if there is one, and returns the number of steps done."""
         found = self.checkpoint and self.checkpoint.load()
         if not found:
             return 0
@@ -122,7 +121,7 @@ class Keeper:
         return place["done"]
 
     def take(self, done):
-        """The training as it is now, after `done` steps, for `keep`; None if it is not time to save."""
+        """A snapshot of the run after `done` steps, for `keep`, or None if it is not time to save."""
         self.stopped_by = self.signals[0] if self.signals else None
         if self.checkpoint and (self.stopped_by or self.checkpoint.due()):
             return self.checkpoint.encode(self.progress.place() | {"done": done}, self.memory)
@@ -139,13 +138,13 @@ class Keeper:
 
 
 def compare(then, now):
-    """The differences between two descriptions of runs, in words, a string for each."""
+    """The differences between two descriptions of runs, one string for each."""
     return [f"{printable(name)} was {then.get(name, 'none')} and is {now.get(name, 'none')}"
             for name in then | now if then.get(name) != now.get(name)]
 
 
 def describe(mode, network, photos, settings, teacher=None):
-    """Everything that the weights of a training depend on, {name: value}. Photos count by their pixels."""
+    """Everything that the weights of a run depend on, {name: value}. Of photos, only the pixels count."""
     run = {"Scene": VERSION, "torch": version("torch"), "mode": mode}
     run |= {name.replace("_", " "): value for name, value in (network.architecture | vars(settings)).items()}
     run["start from"] = fingerprint(teacher.params, teacher.state) if teacher else "none"

@@ -55,7 +55,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 # Forward, loss and backward, on all cores: the mean gradient is in network.grads.
                 progress.add(len(order[i]), *team.step(done, order[i], seeds[i]))
 
-                # The step has not diverged, so the weights that it began with are worth keeping.
+                # The step has not diverged, so the weights that it started from are good: save them.
                 keeper.keep(snapshot)
 
                 # Step.
@@ -88,7 +88,7 @@ def make_learner(network, pixels, labels, settings, plan):
 
 
 def start(network, pixels, settings, teacher):
-    """Draws the first weights or takes a teacher's, and fits the colours. Returns the random generator."""
+    """Draws the first weights or reuses a teacher's, fits Normalize, and returns the random generator."""
     generator = torch.Generator().manual_seed(settings.seed)
     network.start(generator, settings.device)
     network.layers[0].fit(pixels)
@@ -98,8 +98,8 @@ def start(network, pixels, settings, teacher):
 
 
 def say_reused(network, names):
-    """Prints what a network took over from its teacher."""
+    """Prints which arrays a network has taken from its teacher, and which start anew."""
     arrays = network.arrays()
     numbers = sum(arrays[name].numel() for name in names)
     new = ", ".join(sorted(arrays.keys() - set(names)))
-    print(f"Reused: {len(names)} arrays, {numbers} numbers. Starting anew: {new}.", flush=True)
+    print(f"Reused: {len(names)} arrays, {numbers} numbers. New: {new}.", flush=True)

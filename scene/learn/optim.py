@@ -32,7 +32,7 @@ class SGD:
         self.network.params.sub_(self.direction(), alpha=learning_rate)
 
     def direction(self):
-        """The direction of the step, g + μ v or v. It may be the memory of the gradients, overwritten."""
+        """The direction of the step, g + μ v or v. With Nesterov, it overwrites the gradients."""
         params = self.network.params
         grads = self.network.grads
         grads[self.decayed].add_(params[self.decayed], alpha=self.decay)
@@ -46,9 +46,9 @@ class Muon(SGD):
         W ← W - η √max(1, O/I) orthogonal(G + μ V)     W ← W √(2 O) / ‖W‖      except in the last layer
 
     W: (O, I). A few directions dominate a gradient, and momentum follows them. An orthogonal step is equally
-    long in every direction that the gradient has, so rare things are learned as fast as common ones. A norm
-    follows each of these layers, so the length of W only decides how far a step turns it. The length stays as
-    it was at the start, so steps turn W as far late as early. Biases, and γ and β of norms, take norm_rate
+    long in every direction that the gradient has, so rare features are learned as fast as common ones. A norm
+    follows each of these layers, so the length of W only decides how far a step turns it. It stays as it was
+    at the start, so that late steps turn W as far as early ones. Biases, and γ and β of norms, take norm_rate
     times the learning rate.
     Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks (2024); Jordan, 94% on
     CIFAR-10 (2024), for the length and, like Page, How to Train Your ResNet (2018), for quicker biases.
@@ -58,7 +58,7 @@ class Muon(SGD):
         super().__init__(network, momentum, decay)
         self.norm_rate = norm_rate
         *self.hidden, last = [slot for slot in network.parameter_slots if slot.declared.decay]
-        self.decayed = slice(last.start, network.decayed)   # where the length is kept, decay would turn steps
+        self.decayed = slice(last.start, network.decayed)   # the last only: the others keep their length
 
     def step(self, learning_rate, resting=()):
         """resting: layers without gradients, whose steps need not be made orthogonal."""
@@ -93,7 +93,7 @@ def orthogonal(g, steps=3):
     an Orthogonal Matrix (1971).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    if len(g) > g.shape[1]:                         # the smaller square
+    if len(g) > g.shape[1]:                         # gᵀ g is the smaller square
         return orthogonal(g.T, steps).T
     x = g / (g.norm() + 1e-7)
     s = x @ x.T                                     # (O, I) @ (I, O) -> (O, O)
@@ -145,7 +145,7 @@ def cosine(t):
 
 
 def one_cycle(t, warm_up=0.1):
-    """Rises from 1/25 to 1 while t < warm_up, then falls to 0, both in a straight line.
+    """Rises from 1/25 to 1 while t < warm_up, then falls to 0, both linearly.
 
     Source: Smith, Topin, Super-Convergence (2017), §3, with a shorter warm-up.
     """

@@ -1,4 +1,4 @@
-"""How a training is going, for people; and the error that ends one that has diverged.
+"""Shows the progress of a training run, and ends a run that has diverged.
 
 Next: ../answer/metrics.py
 """
@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from scene.errors import UserError
 
-EXPLODED = 100              # a mean loss beyond all guessing, which has log K: 7 for a thousand classes
+EXPLODED = 100              # a mean loss far above that of guessing, log K: 7 for a thousand classes
 ADVICE = "Try a smaller --learning-rate."
 
 
 class Diverged(UserError):
-    """The loss has exploded, or it or an answer of the network is NaN or infinite."""
+    """The loss has exploded, or the loss or an answer of the network is NaN or infinite."""
 
     exit_code = 3
 
@@ -27,7 +27,7 @@ def check_answers(logits):
 
 
 class Progress:
-    """Shows a training's progress: a bar on a terminal, elsewhere a line at the end of each epoch."""
+    """Shows the progress: a bar on a terminal, and elsewhere a line at the end of each epoch."""
 
     def __init__(self, epochs, size):
         self.epochs = epochs
@@ -48,7 +48,7 @@ class Progress:
         self.photos = self.loss = self.right = 0
 
     def place(self):
-        """What `resume` needs to continue the count."""
+        """The counts so far, for `resume`."""
         return {"epoch": self.epoch, "photos": self.photos, "loss": self.loss, "right": self.right}
 
     def resume(self, place):

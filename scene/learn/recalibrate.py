@@ -1,8 +1,7 @@
-"""After the last step: the statistics of every BatchNorm, measured anew with the final weights, on whole
-photos.
+"""Measures the statistics of every BatchNorm again, on whole photos, after the last step of training.
 
-The running averages of the training are of crops that are smaller than whole photos. Whole photos have other
-statistics, and a norm that does not know them shifts everything behind it.
+The running averages come from crops, which are smaller than whole photos and have other statistics. A norm
+with the wrong statistics shifts everything that follows it.
 
 Source: Wu, Johnson, Rethinking "Batch" in BatchNorm (2021), §3; Touvron et al., Fixing the Train-Test
 Resolution Discrepancy (2019), §4.
@@ -16,27 +15,27 @@ from scene.nn.layer import Residual, Sequential
 from scene.nn.norm import BatchNorm
 from scene.processes import parallel_map
 
-BATCH = 32                  # photos: few, since every core holds a batch of whole ones
+BATCH = 32                  # photos: few, since every core holds a batch at full size
 MOST_BATCHES = 32           # a thousand photos determine the statistics well enough
 
 
 def recalibrate(network, pixels, size=BATCH, most=MOST_BATCHES):
-    """Sets mean and variance of every BatchNorm to those of training photos.   pixels: uint8 (N, H, W, 3).
+    """Sets the mean and variance of every BatchNorm from training photos.   pixels: uint8 (N, H, W, 3).
 
-    Each batch is normalized by its own statistics. Mean and variance of all batches together:
+    Each batch is normalised by its own statistics. The mean and variance of all batches together:
         μ = mean of μᵦ        σ² = mean of σ²ᵦ + variance of μᵦ
     Statistics depend on weights and photos alone, not on the number of cores.
     """
     norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
     if not norms:
         return
-    # Each process measures into its own memory; the team's workers shared theirs.
+    # A private copy: the team's workers shared this memory, but now each process measures on its own.
     network.place(network.params, network.state.clone(), network.grads)
     batches = max(1, len(pixels) // size)
 
     def measure_batch(i):
         """Mean and variance for each norm: a list of (2, C)."""
-        measure(network, pixels[i::batches])        # photos lie class by class: this takes some of each
+        measure(network, pixels[i::batches])        # photos are sorted by class: this takes some of each
         return [np.stack([as_numpy(norm.mean), as_numpy(norm.var)]) for norm in norms]
 
     run = parallel_map if pixels.device.type == "cpu" else map
@@ -48,7 +47,7 @@ def recalibrate(network, pixels, size=BATCH, most=MOST_BATCHES):
 
 
 def measure(layer, x):
-    """Evaluates a layer, with every BatchNorm in it set to the statistics of x when x reaches it."""
+    """Evaluates a layer, and sets each BatchNorm in it to the statistics of the input that reaches it."""
     if isinstance(layer, Sequential):
         for inner in layer.layers:
             x = measure(inner, x)

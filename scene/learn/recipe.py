@@ -1,5 +1,4 @@
-"""The recipe of a training: its settings, their defaults, its stages, and the networks that it can train. No
-torch.
+"""The training recipe: settings, defaults, stages, and checks of the network. Runs without torch.
 
 Next: shallow.py
 """
@@ -17,14 +16,14 @@ from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
 from scene.nn.pool import GlobalAveragePool
 
-TYPICAL_PHOTOS = 9000       # the numbers in models.MODES are for about so many
+TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
 MOST_LEARNING_RATE = 0.15
-MOST_SHARDS = 16            # each has gradients of its own
+MOST_SHARDS = 16            # each has its own copy of the gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that a training may vary. models.Mode explains the numbers, main.py has the options."""
+    """Everything that can vary between runs. models.Mode explains the numbers, main.py has the options."""
 
     epochs: int
     learning_rate: float
@@ -45,12 +44,12 @@ class Settings:
 def defaults(mode, photos, trained=False):
     """The settings for a mode, an entry of models.MODES, and a number of photos, as {name: value}.
 
-    With few_photos, a sixteenth of the photos are each seen twice as often. That makes far fewer steps, so
-    they are larger, up to a limit. And the crops grow less, since the network would learn a few whole photos
-    by heart.
+    If the mode has few_photos, a sixteenth as many photos are each seen twice as often. That still makes far
+    fewer steps, so they are larger, up to a limit. And the crops grow less, since the network would memorise
+    a few whole photos.
 
-    A network that was trained before starts whole, and takes a tenth of the rate: large steps and the
-    smallest crops would undo what it has learned.
+    A network that is already trained skips the small start, and takes a tenth of the rate: large steps and
+    the smallest crops would undo its training.
     """
     few = (TYPICAL_PHOTOS / photos) ** 0.25 if mode.few_photos else 1
     rate = min(max(MOST_LEARNING_RATE, mode.learning_rate), round(mode.learning_rate * few, 3))
@@ -87,10 +86,10 @@ STAGES = (
 def stage_at(t, settings):
     """The stage in force when a share t of the training is done.
 
-    Small crops first: colours and layout take long to learn, show in small pictures too, and cost a fraction
-    of the work there. At 4/5 of the side a thing is about as large as in the whole photos of the test, since
-    a crop is a part of its photo. The last stage is at full size and may show whole photos, so that the
-    network gets used to them.
+    Small crops come first: colours and layout take long to learn, but small pictures show them too, for a
+    fraction of the work. At 4/5 of the side, objects are about as large as in the whole photos of the test,
+    since a crop shows only part of its photo. The last stage is at full size and may show whole photos, so
+    that the network gets used to them.
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in
     3 Hours for 25 Minutes (2018).
     """
@@ -110,12 +109,12 @@ def crop_at(t, network, settings):
 
 
 def any_size(network):
-    """Whether a network takes photos of any size: no weight depends on it behind a mean over all pixels."""
+    """Whether a network takes photos of any size: after a mean over all pixels, no weight depends on it."""
     return any(isinstance(layer, GlobalAveragePool) for layer in network.layers)
 
 
 class Plan(NamedTuple):
-    """How a training is divided. It depends on settings and photos, never on the machine."""
+    """The parts of a training run. They depend on settings and photos, never on the machine."""
 
     batches: int                # in an epoch
     shards: int                 # in a batch: the parts that one core works on at a time
@@ -124,7 +123,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(photos, settings):
-    """The Plan of a training with so many photos."""
+    """The Plan for this many photos."""
     batches = parts(photos, settings.batch_size)
     shards = min(parts(photos // batches, settings.shard), MOST_SHARDS)
     steps = settings.epochs * batches
@@ -133,21 +132,21 @@ def make_plan(photos, settings):
 
 
 def parts(photos, size):
-    """Into how many parts of about this size to cut so many photos. Each gets at least 2, for BatchNorm."""
+    """How many parts of about this size the photos make. Each gets at least 2 photos, for BatchNorm."""
     return max(1, min(round(photos / size), photos // 2))
 
 
 class NetworkError(UserError):
-    """A network that the training loop cannot train: says which layer is in the way, and what to change."""
+    """A network that the training loop cannot train. The message says which layer to change, and how."""
 
 
 def check(network, settings):
-    """Checks what the loop takes for granted of a network. Raises NetworkError."""
+    """Checks the assumptions that the loop makes about a network. Raises NetworkError."""
     name = type(network).__name__
     first, *_, last = network.layers
     if not isinstance(first, Normalize):
-        raise NetworkError(f"{name} begins with {type(first).__name__}: begin with Normalize, which the "
-                           "training fits to the colours of the photos.")
+        raise NetworkError(f"{name} begins with {type(first).__name__}: begin with Normalize, which "
+                           "training fits to the photos' colours.")
     if not isinstance(last, Linear):
         raise NetworkError(f"{name} ends in {type(last).__name__}: end in Linear, whose outputs are the "
                            "scores of the classes.")
@@ -161,12 +160,12 @@ def check(network, settings):
 
 
 def check_bodies(network, name):
-    """Raises NetworkError if a residual body cannot be silenced, as a shallow start does (shallow.py)."""
+    """Raises NetworkError if a residual body cannot be switched off, as shallow.py requires."""
     for i, layer in enumerate(network.layers):
         if isinstance(layer, Residual) and not isinstance(last_inside(layer.body), BatchNorm):
             end = type(last_inside(layer.body)).__name__
             raise NetworkError(f"The body of {name}'s residual layer {i} ends in {end}: end it in BatchNorm, "
-                               "whose scale keeps the body silent until its training begins.")
+                               "whose scale switches the body off until it is trained.")
 
 
 def try_shapes(network, settings):
@@ -182,5 +181,5 @@ def try_shapes(network, settings):
 
 
 def last_inside(layer):
-    """The last simple layer of a layer that may be made of others."""
+    """The last simple layer inside a layer, or the layer itself."""
     return list(layer.walk())[-1][1]

@@ -1,7 +1,7 @@
-"""A training that begins shallow: at first it leaves out the bodies of the residual layers.
+"""A shallow start: at first, training leaves out the bodies of the residual layers.
 
-The first things that a network learns take little depth, and steps without the bodies take about half the
-time. Later the bodies find good features to add to.
+Early learning needs little depth, and steps without the bodies take about half the time. The bodies join
+later, and find good features to add to.
 
 Source: Huang et al., Deep Networks with Stochastic Depth (2016), who leave bodies out by chance.
 Next: team.py

@@ -1,8 +1,8 @@
 """One training step on several cores.
 
-A batch is cut into shards, and processes share them. Each shard leaves its gradients and statistics in a row
-of shared memory, and the rows are averaged in the order of the shards. How a batch is cut depends on the
-settings and never on the machine, so on one core or many the same seed gives the same bytes.
+A batch is cut into shards, which the processes divide among themselves. Each shard's gradients and statistics
+go into a row of shared memory, and the rows are averaged in the order of the shards. The cut depends on the
+settings and never on the machine, so the same seed gives the same bytes on one core or many.
 
 Next: recalibrate.py
 """
@@ -17,14 +17,13 @@ SPIN = 0.02                 # seconds: a worker waits about half as long between
 
 
 class Team:
-    """Computes the gradients of whole batches: `with Team(network, learn, shards) as team: team.step(step,
-    batch, seeds)`.
+    """Computes the gradients of whole batches: `with Team(…) as team: team.step(step, batch, seeds)`.
 
     learn(step, photos, generator) takes some photos, given by their indices, through the network, forward and
     backward. It returns two sums over them: the loss, and the number of right answers. The workers are forked
     when the block begins, so they see the photos without a copy.
 
-    Gradients start at 0, and a layer that `learn` leaves out keeps that.
+    Gradients start at 0, and stay 0 for layers that `learn` leaves out.
     """
 
     def __init__(self, network, learn, shards):
@@ -55,7 +54,7 @@ class Team:
         return self.fork.__exit__(*exception)
 
     def step(self, step, batch, seeds):
-        """Writes a batch's mean gradient to network.grads and moves its statistics.
+        """Writes a batch's mean gradient to network.grads, and updates the running statistics.
 
         batch: (N,), seeds: (shards,), both int64. Returns the batch's sums of loss and right answers.
         Raises WorkerError.
@@ -69,7 +68,7 @@ class Team:
         return self.sums.sum(0).tolist()
 
     def combine(self, photos):
-        """Averages the shards' gradients and the moves of their statistics, weighted by their photos."""
+        """Averages the shards' gradients and changes of the statistics, weighted by their photos."""
         moves = self.states - self.state
         self.mean.zero_()
         for j, part in enumerate(torch.arange(photos).tensor_split(self.shards)):
@@ -78,7 +77,7 @@ class Team:
         self.network.place(self.params, self.state, self.mean)
 
     def work(self, rank, step, batch, seeds):
-        """This process's shards of the batch: every processes-th one."""
+        """Computes this process's shards of the batch: one in every `processes`."""
         for j in range(rank, self.shards, self.processes):
             self.states[j] = self.state
             self.network.place(self.params, self.states[j], self.grads[j])
@@ -98,7 +97,7 @@ class Team:
 
 
 def send(pipe, message):
-    """Sends a message to a worker. If that has failed, `receive` will say why."""
+    """Sends a message to a worker. Raises WorkerError if the worker has failed."""
     try:
         pipe.send(message)
     except ConnectionError:

@@ -28,7 +28,7 @@ def zeros(shape, like):
 
 
 def cast(x, like):
-    """x in like's dtype (pixels are uint8, parameters float32); x itself if it has that dtype already."""
+    """x in like's dtype (pixels are uint8, parameters float32). Copies only if the dtypes differ."""
     return x.to(like.dtype) if hasattr(x, "to") else x.astype(like.dtype, copy=False)
 
 

@@ -1,11 +1,10 @@
 """A trained network made ready to predict: the same function, with less work.
 
-In evaluation BatchNorm is linear, y = scale · x + shift, so a Linear or convolution before it can do its
-work:
+In evaluation BatchNorm is linear, y = scale · x + shift, so a Linear or convolution before it can absorb it:
 
     scale · (W x + b) + shift  =  (scale · W) x + (scale · b + shift)
 
-Dropout is the identity and goes. Winograd kernels are transformed once instead of at every call.
+Dropout is the identity and is removed. Winograd kernels are transformed once instead of at every call.
 
 No layer of a folded network behaves differently in training, so on torch it can also run
 `forward(training=True)` and `backward` on a single photo: that is how pictures of gradients are made.
@@ -93,7 +92,7 @@ def copy_layer(layer):
 
 
 def copy_numbers(layer, other):
-    """`other`, with the numbers of `layer`, layer by layer inside them."""
+    """`other`, with the numbers of `layer` and of the layers inside it."""
     for (_, mine), (_, theirs) in zip(layer.walk(), other.walk(), strict=True):
         for name in (*mine.parameters, *mine.statistics):
             setattr(theirs, name, getattr(mine, name))
@@ -117,7 +116,7 @@ class FoldedWinogradConv2d(WinogradConv2d):
         if tile not in self.ready:
             u = super().kernels(tile)
             self.ready[tile] = empty(u.shape, u)
-            self.ready[tile][...] = u           # in the order in memory that BLAS reads fastest
+            self.ready[tile][...] = u           # in the memory order that BLAS reads fastest
         return self.ready[tile]
 
 
@@ -158,7 +157,7 @@ class ChannelAffine(Layer):
         return dy * self.w
 
 
-# The layers that can do the work of a BatchNorm behind them, and how to make them again, with a bias.
+# The layers that can absorb a BatchNorm after them, and how to make them again, with a bias.
 REBUILT = {
     Linear: lambda layer: Linear(layer.inputs, layer.outputs),
     Conv2d: lambda layer: Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding),

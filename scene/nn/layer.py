@@ -3,7 +3,7 @@
     y  = layer.forward(x, training=True)
     dx = layer.backward(dy)             given dy = ∂L/∂y, writes the parameters' gradients, returns dx = ∂L/∂x
 
-- `backward` writes gradients, it never adds: each layer is used once a step, so nothing needs zeroing.
+- `backward` writes gradients and never adds: each layer is used once a step, so nothing needs zeroing.
 - A layer never writes into an array it received. An array it returned stays valid until its next call.
 - Evaluation (`training=False`) runs on torch tensors and NumPy arrays alike, and remembers nothing.
 
@@ -18,7 +18,7 @@ from scene.nn.arrays import adopt
 
 
 class Parameter(NamedTuple):
-    """A declaration: an array of this shape, started as mean + std · normal(0, 1).
+    """A declaration: an array of this shape, initialised as mean + std · normal(0, 1).
 
     Weight decay pulls only `decay` parameters towards 0: weights, but neither biases nor a norm's scales.
     """
@@ -35,7 +35,7 @@ class Layer:
     A layer declares `parameters` and `statistics`, and the network provides the arrays. A parameter "w"
     becomes two views into the network's flat vectors, `self.w` and its gradient `self.dw`. A statistic "mean"
     (measured in training, not learned by gradient) becomes `self.mean`. `generator` is the training loop's
-    source of randomness. Where `needs_dx` is False nobody reads dx, and a layer may return None for it.
+    source of randomness. Where `needs_dx` is False, dx is not read, and a layer may return None for it.
     """
 
     parameters = {}
@@ -45,11 +45,11 @@ class Layer:
 
     def __new__(cls, *arguments, **options):
         layer = super().__new__(cls)
-        layer.call = arguments, options         # how it was made: the model file keeps that
+        layer.call = arguments, options         # how it was made, for the model file
         return layer
 
     def __init__(self):
-        """Layers without arguments refuse any."""
+        """Takes no arguments: a layer that has some defines its own __init__."""
 
     def forward(self, x, training=False):
         raise TypeError(f"{type(self).__name__} has no forward pass")
@@ -62,7 +62,7 @@ class Layer:
         yield name, self
 
     def expect(self, x, *shape):
-        """Refuses an x of another shape. None is any length: (None, 8) is any number of rows of 8."""
+        """Raises ValueError for another shape. None is any length: (None, 8) is any number of rows of 8."""
         got = tuple(x.shape)
         if len(got) != len(shape) or any(a not in (None, b) for a, b in zip(shape, got, strict=True)):
             wanted = ", ".join("any" if length is None else str(length) for length in shape)
@@ -83,7 +83,7 @@ class Layer:
 
 @cache
 def signature(kind):
-    """The signature of a layer class's constructor, worked out once."""
+    """The signature of a layer class's constructor, cached."""
     return inspect.signature(kind.__init__)
 
 
@@ -120,7 +120,7 @@ class Sequential(Layer):
             yield from layer.walk(f"{name}{i}.")
 
     def __repr__(self):
-        """Its name and its layers, also where a subclass makes them itself."""
+        """Its name and its layers, even if a subclass makes the layers itself."""
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
 
 
@@ -128,8 +128,7 @@ class Residual(Layer):
     """A body and a shortcut around it: y = body(x) + shortcut(x).
 
     x: (N, …), y: (N, …).   dx = body.backward(dy) + shortcut.backward(dy)
-    Without a layer as the shortcut, shortcut(x) = x: the gradient reaches x undiminished, however deep the
-    body.
+    Without a shortcut layer, shortcut(x) = x: the gradient reaches x undiminished, however deep the body.
     Source: He, Zhang, Ren, Sun, Deep Residual Learning (2015), §3.2.
 
     >>> from scene.nn.activation import ReLU
@@ -174,7 +173,7 @@ class Slot(NamedTuple):
 class Network(Sequential):
     """A sequence of layers, and three flat vectors for all their numbers: `params`, `grads` and `state`.
 
-    Decayed parameters lie first, in `params[:decayed]`. So a step of the optimizer, an average, a copy or a
+    Decayed parameters come first, in `params[:decayed]`. So a step of the optimizer, an average, a copy or a
     checkpoint is an operation or two on whole vectors, however many layers there are.
 
     >>> from scene.nn.linear import Linear
@@ -190,7 +189,7 @@ class Network(Sequential):
     def __init__(self, *layers):
         super().__init__(*layers)
         wanted = [(name, layer, key, p) for name, layer in self.walk() for key, p in layer.parameters.items()]
-        wanted.sort(key=lambda slot: not slot[3].decay)     # stable: otherwise in the order of the layers
+        wanted.sort(key=lambda slot: not slot[3].decay)     # stable: keeps the order of the layers
         self.parameter_slots, self.size = lay_out(wanted)
         self.decayed = sum(length(p.shape) for *_, p in wanted if p.decay)
         self.statistic_slots, self.state_size = lay_out(
@@ -212,7 +211,7 @@ class Network(Sequential):
         return self
 
     def start(self, generator, device="cpu", dtype=None):
-        """Allocates the vectors and draws the parameters, on the CPU, so that every device starts alike."""
+        """Allocates the vectors and draws the parameters, on the CPU, so that all devices start alike."""
         import torch  # here, not above: prediction needs none
 
         def vector(size, slots):
@@ -232,7 +231,7 @@ class Network(Sequential):
     def reuse(self, other):
         """Copies from another network every array of the same name and shape, except the last layer's.
 
-        Returns the names of those arrays. The other network may be on the other library.
+        Returns the names of those arrays. The other network may use the other library.
         """
         last = f"{len(self.layers) - 1}."
         theirs = {name: array for name, array in other.arrays().items() if not name.startswith(last)}
@@ -244,7 +243,7 @@ class Network(Sequential):
 
     @property
     def architecture(self):
-        """The arguments that a network was made with, except the number of classes, as JSON has them."""
+        """The arguments that a network was made with, except the number of classes, in JSON types."""
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in self.arguments().items() if name != "classes"}
 

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ORIENTATION = 0x0112        # the EXIF tag for how the camera was held, 1 to 8
-TURN = {                    # makes a photo upright; 1 is upright already
+TURN = {                    # the transposition that makes a photo upright (1 already is)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,15 +59,15 @@ class PhotoTooLarge(PhotoError):
 
 
 class Limits(NamedTuple):
-    """What `decode` accepts. JPEG includes MPO, which many phones write under the name of JPEG."""
+    """The photos that `decode` accepts. JPEG includes MPO, which many phones write and call JPEG."""
 
     formats: tuple[str, ...]
     max_bytes: int
     max_pixels: int
 
 
-# For the user's own photos. Phones take up to 50 million pixels. On every core decoding needs up to 4 bytes
-# for each, or 8 for RGBA, 16-bit grey and progressive CMYK; most JPEGs need next to nothing.
+# For the user's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes per pixel, on
+# each core, or 8 for RGBA, 16-bit grey and progressive CMYK. Most JPEGs need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
 # For photos from the network. Lambda takes requests of 6 MB, which hold 4.4 MB of photo in base64. A phone's
 # "12 megapixels" are up to 12.53 million pixels, which need up to 100 MB to decode.
@@ -77,7 +77,7 @@ REMOTE = Limits(("JPEG", "PNG"), max_bytes=4_400_000, max_pixels=12_600_000)
 def read(path: str | os.PathLike, limits: Limits = LOCAL) -> bytes:
     """Reads a photo's file.
 
-    Raises PhotoError if it cannot be read or is not a regular file (a pipe could block for ever), and
+    Raises PhotoError if it cannot be read or is not a regular file (a pipe could block forever), and
     PhotoTooLarge, before reading, if it is over the limit.
     """
     try:
@@ -167,7 +167,7 @@ class Jpeg(JpegImageFile):
 def open_image(file: BinaryIO, name: str) -> Image.Image:
     """Opens a picture and reads only its header.
 
-    Uses the format's class and not `Image.open`, so that none of Pillow's other decoders can be reached.
+    Uses the format's class, not `Image.open`, so that no other decoder of Pillow can be reached.
     """
     if name == "WebP":
         from PIL.WebPImagePlugin import WebPImageFile  # here, not above: the endpoint never needs it
@@ -179,7 +179,7 @@ def open_image(file: BinaryIO, name: str) -> Image.Image:
 def check_whole(data, name, start):
     """Raises PhotoError if the file's end is missing or a checksum is wrong. The picture starts at `start`.
 
-    Decoders are too lenient: half a JPEG that a broken copy padded with zeros decodes to a half grey photo.
+    Decoders are too lenient: a half-copied JPEG, padded with zeros, decodes to a photo that is half grey.
     """
     if name == "JPEG":
         whole = data.find(b"\xff\xd9", start) >= 0       # the end marker, which image data cannot contain
@@ -223,7 +223,7 @@ def check_parts(data, name):
     Pillow reads them all, which takes seconds for a million segments, and an hour for a million scans.
     """
     if name == "PNG" and has_too_many_chunks(data) or name == "JPEG" and has_too_many_segments(data):
-        raise PhotoError(f"damaged: the {name} is in too many parts")
+        raise PhotoError(f"damaged: the {name} has too many parts")
 
 
 def has_too_many_chunks(data):
@@ -234,9 +234,9 @@ def has_too_many_chunks(data):
 
 
 def has_too_many_segments(data):
-    """Whether a JPEG has too many segments, or too many scans: segments that cover the whole picture once.
+    """Whether a JPEG has too many segments, or too many scans, which each cover the whole picture once.
 
-    A segment is FF, its kind (1 byte), the length of the rest (2 bytes, which count), and its content. The
+    A segment is FF, its kind (1 byte), the length of the rest (2 bytes, included), and its content. The
     search must see every scan that libjpeg sees, so it skips the same bytes as libjpeg.
     """
     at = 2
@@ -244,7 +244,7 @@ def has_too_many_segments(data):
     scans = 0
     while segments <= MOST_SEGMENTS and scans <= MOST_SCANS:
         found = MARKER.search(data, at)
-        if not scans:                   # before the first scan stray bytes take time, too
+        if not scans:                   # before the first scan, stray bytes take time, too
             segments += ((found.start() if found else len(data)) - at) // 100
         if not found or scans and found[0][1] == END:
             return segments > MOST_SEGMENTS

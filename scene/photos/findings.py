@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scene.errors import UserError
 
 VERDICTS = "error", "skipped", "warning", "accepted"
-ALIKE = 5           # at most this many lines of a table say the same about different photos
+ALIKE = 5           # at most this many lines of a table differ only in the photo
 
 
 class Finding(NamedTuple):
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 
 class DataError(UserError):
-    """Folders or photos cannot be used. Holds all findings. `unusable`: how many photos could be left out."""
+    """Unusable folders or photos, with all findings.   unusable: how many photos could be left out."""
 
     def __init__(self, findings: Sequence[Finding], unusable: int = 0):
         text = table(findings)
@@ -39,7 +39,7 @@ class DataError(UserError):
 def table(findings: Sequence[Finding]) -> str:
     """One line for each finding, errors first.
 
-    Findings that differ only in numbers and paths form a group. Its first lines are shown, the rest counted.
+    Findings that differ only in numbers and paths form a group: the first few are shown, the rest counted.
     """
     groups = {}
     for finding in sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict)):

@@ -6,7 +6,7 @@ A data set is a folder with one subfolder for each class:
 
 `scan` checks the names, `check` compares TRAIN with TEST, and `load` decodes the photos. Each returns
 Findings. Only `load` raises an error, with all of them at once, so that nobody has to fix one defect to learn
-of the next. The folders are only read.
+of the next. Nothing is written to the folders.
 
 Next: ../errors.py
 """
@@ -91,7 +91,7 @@ def scan(folder: str | os.PathLike) -> Listing:
         what = f"differs from {printable(other)} only in case: move the photos of both into one"
         listing.note("error", os.path.join(folder, name), what)
     if not folders:
-        listing.note("error", folder, "no class folders in it: make a subfolder of photos for each class")
+        listing.note("error", folder, "it has no class folders: make a subfolder of photos for each class")
     if loose:
         number = count(len(loose), "photo")
         what = f"passed over {number} beside the class folders: move them into their classes"
@@ -171,7 +171,7 @@ def unreadable(error):
 
 
 def check(train: Listing, test: Listing) -> list[Finding]:
-    """The findings on TRAIN and TEST, alone and compared.
+    """The findings on TRAIN and TEST, separately and compared.
 
     Classes are matched by name. TEST may lack some of TRAIN's classes, but may have no others.
     """
@@ -184,7 +184,7 @@ def check(train: Listing, test: Listing) -> list[Finding]:
 
 
 def check_test(classes: Sequence[str], test: Listing, owner: str = "the model") -> list[Finding]:
-    """Findings on TEST, compared with the classes of its owner: a model, or TRAIN, which may have none."""
+    """Findings on TEST, compared with the classes of `owner`: a model, or TRAIN, which may have none."""
     spelling = {name.casefold(): name for name in classes}
     findings = list(test.findings)
     tested = set(test.classes)
@@ -234,7 +234,7 @@ def load(listings: list[Listing], classes: Sequence[str], size: int, findings: S
 def decode_all(paths, size, verdict):
     """Decodes photos on all cores -> pixels (N, S, S, 3), {path: SHA-256 of its pixels}, findings.
 
-    A photo that cannot be used gets no SHA-256, and a finding with this verdict.
+    A photo that cannot be used gets no SHA-256, but a finding with this verdict.
     """
     from tqdm import tqdm
 
@@ -270,7 +270,7 @@ def oddity(path, data, size):
 
 
 def find_duplicates(listings, digests):
-    """Findings on equal pixels in TRAIN and TEST, or in two classes. Duplicates within a class do no harm."""
+    """Findings on duplicates in TRAIN and TEST, or in two classes. Within a class they do no harm."""
     first = {}
     in_both_sets = []
     in_two_classes = []
@@ -287,7 +287,7 @@ def find_duplicates(listings, digests):
     if in_both_sets:
         train, test = listings
         number = f"{len(in_both_sets)} of {count(len(test.paths), 'photo')}"
-        what = f"{number} also in {printable(train.folder)}, so the accuracy will look too high"
+        what = f"{number} also in {printable(train.folder)}, so the accuracy will be too high"
         in_both_sets.insert(0, Finding("warning", printable(test.folder), what))
     return in_both_sets + in_two_classes
 

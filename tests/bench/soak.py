@@ -232,7 +232,7 @@ def misbehave(server, how, patience):
     """Twenty bad clients: how many threads they take, for how long, and how long another client waits."""
     time.sleep(1)                                           # until the threads of earlier clients have ended
     whole = request(data=body())
-    idle = threads(server)
+    idle = server.threads()
     first = {"slow headers": 10, "slow bodies": 500, "less than announced": -1, "hung up half-way": 500}[how]
     clients = [server.connect() for _ in range(20)]
     started = time.perf_counter()
@@ -243,7 +243,7 @@ def misbehave(server, how, patience):
             client.close()
     other = until_answered(server, time.perf_counter())
     time.sleep(0.2)                                         # until that client's thread has ended
-    busy = [threads(server) - idle]
+    busy = [server.threads() - idle]
     rest = whole[first:] if how.startswith("slow") else b""
     for at in range(99):
         if busy[-1] <= 0:
@@ -252,17 +252,13 @@ def misbehave(server, how, patience):
         for client in clients:
             with suppress(OSError):                         # the server has hung up
                 client.sendall(rest[at:at + 1])
-        busy.append(threads(server) - idle)
+        busy.append(server.threads() - idle)
     took = time.perf_counter() - started
     for client in clients:
         client.close()
     print(f"20 clients, {how}: {max(busy)} threads for {took:.1f} s (time-out {patience} s); "
           f"another client waited {1000 * other:.0f} ms", flush=True)
     assert max(busy) <= 20 and took < patience + 2
-
-
-def threads(server):
-    return proc(server, "Threads")
 
 
 def resident(server):

@@ -9,7 +9,6 @@
     python -m cloudformation down                deletes everything, and verifies it
 """
 
-import hashlib
 import io
 import re
 import sys
@@ -109,7 +108,7 @@ def model(options: Namespace, deployment: Deployment) -> None:
         with modelfile.named(options.path):
             mode = Classifier.load(data).mode
         store.put(store.model_key(mode), data)
-    name = short(data)
+    name = modelfile.short_name(data)
     print(f"Uploaded model {name} ({mode}). The endpoint checks for a new model once a minute.", flush=True)
     wait_for_model(deployment, mode, name)
     print(f"The endpoint answers with model {name}.")
@@ -126,11 +125,6 @@ def wait_for_model(deployment: Deployment, mode: str, name: str) -> None:
         time.sleep(PAUSE)
 
 
-def short(data: bytes) -> str:
-    """The endpoint's name for a model: the first 12 hex digits of its file's SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:12]
-
-
 def status(options: Namespace, deployment: Deployment) -> None:
     """Prints the state of the endpoint: its stack, models, keys and alarms."""
     outputs = deployment.outputs
@@ -140,7 +134,7 @@ def status(options: Namespace, deployment: Deployment) -> None:
     print(f"bucket    {outputs['Bucket']}")
     for mode in MODES:
         if versions := store.versions(store.model_key(mode)):
-            name = short(store.read_model(mode))
+            name = modelfile.short_name(store.read_model(mode))
             since = f"{versions[0]['LastModified']:%Y-%m-%d %H:%M} UTC"
             print(f"{mode:<10}model {name}, uploaded {since}, {len(versions) - 1} older versions")
         else:

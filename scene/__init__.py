@@ -13,6 +13,7 @@ __all__ = ["Classifier"]
 def __getattr__(name):
     """Imports Classifier on first use, since it loads NumPy and Pillow, which `--help` does not need."""
     if name == "Classifier":
+        import scene.processes  # noqa: F401  before NumPy: it sets the number of BLAS threads
         from scene.answer.classifier import Classifier
 
         return Classifier

@@ -4,7 +4,7 @@ UserError           the user can fix it: a sentence that says what is wrong, whe
 ├── DataError           photos/findings.py: folders or photos that cannot be used
 ├── ModelFileError      answer/modelfile.py: not one of Scene's model files, or a damaged one
 ├── CheckpointError     learn/checkpoint.py: a checkpoint that cannot be written or used
-├── NetworkError        learn/recipe.py: a network that the training loop cannot train
+├── NetworkError        learn/check.py: a network that the training loop cannot train
 └── Diverged            learn/progress.py: the loss has exploded
 signals.Stopped     a signal asked the program to stop
 

@@ -5,9 +5,10 @@ Next: processes.py
 
 import glob
 import os
+import re
 
 
-def write(path, data):
+def write(path: str | os.PathLike, data: bytes) -> None:
     """Writes bytes to path atomically: an older file stays until the new one is on the disk.
 
     Raises OSError.
@@ -29,13 +30,28 @@ def write(path, data):
         raise
 
 
-def sweep(path):
-    """Deletes the temporary files that processes left behind when they were killed while writing path."""
+def sweep(path: str | os.PathLike) -> None:
+    """Deletes the temporary files of processes that were killed while writing path, and of no others."""
     for part in glob.glob(f"{glob.escape(path)}.*.part"):
-        os.unlink(part)
+        owner = re.fullmatch(r"\.(\d+)\.part", part[len(os.fspath(path)):])
+        if owner and not is_running(int(owner[1])):
+            os.unlink(part)
 
 
-def sync_folder(folder):
+def is_running(pid: int) -> bool:
+    """Whether a process with this number runs on this machine, as far as can be told; else True."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def sync_folder(folder: str) -> None:
     """Flushes a folder's entries to the disk, where the system can, so that they survive a power cut."""
     if os.name == "posix":
         handle = os.open(folder or ".", os.O_RDONLY)

@@ -13,7 +13,9 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from scene import errors, files, processes
@@ -21,9 +23,11 @@ from scene.answer import metrics, modelfile
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, printable
 from scene.learn import recipe
+from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.photos import folder
 from scene.photos.findings import table
+from scene.signals import Stopped
 
 EXIT_CODES = """\
 exit codes:
@@ -45,8 +49,7 @@ def run(options):
     else:
         teacher = open_teacher(options)
         train_photos, test_photos, findings = load_both(options)
-        train_and_save(train_photos, teacher, options, output)
-        classifier = Classifier.open(output.model)      # test the very file that will be deployed
+        classifier = train_and_save(train_photos, teacher, options, output)
 
     model = options.load_model or output.model
     with modelfile.named(model):
@@ -84,11 +87,19 @@ def prepare_output(options):
     if options.resume and not os.path.exists(output.checkpoint):
         print(f"Note: there is no {printable(output.checkpoint)} to resume from, so training starts from the "
               "beginning.")
-    for path in output:
+    for path in [output.metrics] if options.load_model else output:     # tests leave other runs' files alone
         files.sweep(path)
-    files.write(f"{output.model}.try", b"")
-    os.unlink(f"{output.model}.try")
+    check_writable(options.output)
     return output
+
+
+def check_writable(folder):
+    """Raises UserError unless files can be made in a folder."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{printable(folder)} cannot be written to ({error.strerror}): choose another "
+                        "--output.") from error
 
 
 def check_device(device):
@@ -173,7 +184,7 @@ def say_findings(findings):
 
 
 def train_and_save(photos, teacher, options, output):
-    """Trains a network and writes its model file."""
+    """Trains a network, writes its model file, and returns the Classifier in that file."""
     import torch  # takes a second, so not before the first lines are on the screen
 
     from scene.learn.checkpoint import Checkpoint, describe
@@ -192,17 +203,34 @@ def train_and_save(photos, teacher, options, output):
 
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
     checkpoint = Checkpoint(output.checkpoint, describe(options.mode, network, photos, settings, source))
+    with resumable(output.checkpoint):
+        try:
+            train(network, pixels, labels, settings, source, checkpoint)
+        except Diverged as error:
+            if not checkpoint.restore(network):         # somebody has deleted it
+                raise
+            modelfile.save(output.diverged, network, card)
+            checkpoint.remove()
+            raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
+                           "like any other.") from error
+        modelfile.save(output.model, network, card)
+        classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
+        checkpoint.remove()                             # only now: the file is known to open
+    return classifier
+
+
+@contextmanager
+def resumable(checkpoint):
+    """Adds to the message of a stop signal or a killed worker how to continue the run."""
+    advice = "The same command with --resume continues from the last checkpoint."
     try:
-        train(network, pixels, labels, settings, source, checkpoint)
-    except Diverged as error:
-        if not checkpoint.restore(network):         # somebody has deleted it
+        yield
+    except processes.WorkerKilled as error:
+        raise UserError(f"{error} A smaller --batch-size needs less memory. {advice}") from error
+    except Stopped as error:
+        if str(error) != Stopped.MESSAGE or not os.path.exists(checkpoint):
             raise
-        modelfile.save(output.diverged, network, card)
-        checkpoint.remove()
-        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
-                       "like any other.") from error
-    modelfile.save(output.model, network, card)
-    checkpoint.remove()
+        raise Stopped(error.number, f"{error} {advice}") from error
 
 
 def make_network(options, classes, teacher):
@@ -213,11 +241,11 @@ def make_network(options, classes, teacher):
 
 def check_network(network, card, settings):
     """Raises NetworkError unless the network can be trained, and its model file opened again."""
-    recipe.check(network, settings)
+    check(network, settings, len(card["classes"]))
     try:
         modelfile.check(network, card)
     except modelfile.ModelFileError as error:
-        raise recipe.NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
+        raise NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
                                   f"read back: {error}.") from error
 
 
@@ -267,11 +295,12 @@ def parse(arguments):
 
 
 def default(name):
-    """The default of a setting for every mode, for --help: "FCNN 80, CNN 36 or more"."""
+    """The default of a setting for every mode, for --help: "FCNN 80, CNN 36 for 9000 photos"."""
     numbers = []
     for mode, entry in MODES.items():
         depends = entry.few_photos and name in ("epochs", "learning_rate")
-        numbers.append(f"{mode} {getattr(entry, name)}{' or more' if depends else ''}")
+        photos = f" for {recipe.TYPICAL_PHOTOS} photos" if depends else ""
+        numbers.append(f"{mode} {getattr(entry, name)}{photos}")
     return ", ".join(numbers)
 
 

@@ -93,6 +93,8 @@ class Mode(NamedTuple):
         return self.network(2).image_size
 
 
+DEFAULT_MODE = "CNN"        # answers unless somebody asks for another; it has a pretrained model
+
 MODES = {
     "FCNN": Mode(
         FCNN, "fully connected: faster", pretrained=True,

@@ -13,6 +13,7 @@ from scene import errors, processes  # noqa: F401  before NumPy: processes sets 
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.modelfile import named
 from scene.errors import printable
+from scene.models import DEFAULT_MODE
 from scene.photos.decode import PhotoError, read
 
 
@@ -46,8 +47,8 @@ def parse(arguments):
         description="Say which scene each photo shows, and how probable each class is.",
         epilog="exit codes: 0 done, 1 an unexpected failure, 2 a mistake in the command, model or photo")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
-    parser.add_argument("--model", metavar="PATH", default=PRETRAINED["CNN"],
-                        help="a model file written by scene.main (default: the pretrained CNN)")
+    parser.add_argument("--model", metavar="PATH", default=PRETRAINED[DEFAULT_MODE],
+                        help="a model file written by scene.main (default: the pretrained one)")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo")
     return parser.parse_args(arguments)
 

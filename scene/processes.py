@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 
+from scene.errors import UserError
 from scene.signals import STOPS, ignore_stops
 
 # NumPy reads this when it is loaded, so commands import this module first. Our matrix products are small: a
@@ -23,8 +24,12 @@ from scene.signals import STOPS, ignore_stops
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+class WorkerKilled(UserError):
+    """A worker process was killed from outside, most often by the system for lack of memory."""
+
+
 class WorkerError(RuntimeError):
-    """A worker process failed or was killed."""
+    """A worker process failed."""
 
 
 def cores():
@@ -53,8 +58,8 @@ def forked(count, life):
     fork = multiprocessing.get_context("fork")
     pipes = []
     workers = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)    # until the new workers ignore them
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # until the new workers ignore them
         for rank in range(count):
             ours, theirs = fork.Pipe()
             pipes.append(ours)
@@ -62,15 +67,16 @@ def forked(count, life):
             worker.start()
             workers.append(worker)
             theirs.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pipes, workers
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # nothing interrupts the clean-up
         for pipe in pipes:
             pipe.close()
         for worker in workers:
             worker.kill()                                       # it may be in the middle of its work
             worker.join()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)       # last: a pending stop signal is raised here
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)      # a pending stop signal is raised here
 
 
 def live(life, rank, pipe, inherited):
@@ -87,7 +93,7 @@ def live(life, rank, pipe, inherited):
 
 
 def receive(pipe, spin=0.0):
-    """The next message from a worker. Raises WorkerError if the worker failed or was killed.
+    """The next message from a worker. Raises WorkerError if it failed, WorkerKilled if it was killed.
 
     Spins for up to `spin` seconds before it blocks: a process that blocks is often woken on the core of the
     process that wakes it, and shares that core for milliseconds.
@@ -96,7 +102,8 @@ def receive(pipe, spin=0.0):
     try:
         message = pipe.recv()
     except (EOFError, OSError) as error:
-        raise WorkerError("a worker process was killed, perhaps for lack of memory") from error
+        raise WorkerKilled("A worker process was killed, perhaps for lack of memory: close other programs.") \
+            from error
     if isinstance(message, WorkerError):
         raise message
     return message

@@ -12,7 +12,9 @@ STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 class Stopped(KeyboardInterrupt):
     """A signal asked the program to stop."""
 
-    def __init__(self, number=signal.SIGINT, message="Stopped."):
+    MESSAGE = "Stopped."
+
+    def __init__(self, number=signal.SIGINT, message=MESSAGE):
         super().__init__(message)
         self.number = number
         self.exit_code = 128 + number

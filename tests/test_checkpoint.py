@@ -227,7 +227,7 @@ def damage(folder):
 @pytest.mark.parametrize("options, spoil, message", [
     ([], None,
      "./checkpoint_FCNN is the checkpoint of an interrupted run: add --resume to continue it, or delete "
-     "it to start again.\n"),
+     "it to start over.\n"),
     (["--resume", "--seed", "4"], None,
      "./checkpoint_FCNN belongs to another run: seed was 0 and is 4. Use the same photos and options as "
      "before, or delete it to start over.\n"),
@@ -364,7 +364,11 @@ def test_a_save_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch
 
 
 def test_what_killed_writers_left_is_swept_away(tmp_path):
-    for name in ("model[1].77.part", "model[1].78.part", "model[1]", "model1.9.part"):
+    """And nothing else: neither the file of a writer that still runs, nor one that only looks like it."""
+    command = [sys.executable, "-c", "import os; print(os.getpid())"]
+    dead = subprocess.run(command, capture_output=True, text=True)
+    kept = {f"model[1].{os.getpid()}.part", "model[1].backup.part", "model[1]", "model1.9.part"}
+    for name in kept | {f"model[1].{int(dead.stdout)}.part"}:
         (tmp_path / name).touch()
     files.sweep(tmp_path / "model[1]")
-    assert sorted(os.listdir(tmp_path)) == ["model1.9.part", "model[1]"]
+    assert set(os.listdir(tmp_path)) == kept

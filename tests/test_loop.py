@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scene.learn.augment import augment
+from scene.learn.check import NetworkError, check
 from scene.learn.loop import train
 from scene.learn.optim import Muon, one_cycle
 from scene.learn.progress import Diverged, Progress
 from scene.learn.recalibrate import recalibrate
-from scene.learn.recipe import STAGES, NetworkError, Settings, check, crop_at, defaults, parts
+from scene.learn.recipe import STAGES, Settings, crop_at, defaults, parts
 from scene.learn.team import Team
 from scene.models import CNN, FCNN, MODES
 from scene.nn.activation import ReLU
@@ -29,7 +30,7 @@ from scene.nn.loss import CrossEntropy
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
 from scene.nn.pool import GlobalAveragePool
-from scene.processes import WorkerError
+from scene.processes import WorkerError, WorkerKilled
 from scene.signals import Stopped
 from tests.jobs import alive, make_settings, photos
 
@@ -212,7 +213,7 @@ def test_a_worker_that_fails_is_reported_and_none_remains(monkeypatch):
 
 def test_a_worker_that_is_killed_is_reported(monkeypatch):
     _, workers, _ = team(2, monkeypatch, lambda *arguments: (0, 0))
-    with pytest.raises(WorkerError, match="a worker process was killed"), workers:
+    with pytest.raises(WorkerKilled, match="^A worker process was killed, perhaps for "), workers:
         workers.step(0, torch.arange(23), torch.arange(4))
         workers.workers[0].kill()
         workers.workers[0].join()
@@ -433,17 +434,28 @@ UNTRAINABLE = [
     (Network(Normalize(), Flatten(), Linear(768, 3), BatchNorm(3)),
      "Network ends in BatchNorm: end in Linear, whose outputs are the scores of the classes."),
     (small_cnn(residual()),
-     "The body of Network's residual layer 2 ends in Conv2d: end it in BatchNorm, whose scale keeps the body "
-     "silent until its training begins."),
+     "The body of Network's residual layer 2 ends in Conv2d: end it in BatchNorm, whose scale switches "
+     "the body off until it is trained."),
     (small_cnn(residual(BatchNorm(4), ReLU())),
-     "The body of Network's residual layer 2 ends in ReLU: end it in BatchNorm, whose scale keeps the body "
-     "silent until its training begins."),
+     "The body of Network's residual layer 2 ends in ReLU: end it in BatchNorm, whose scale switches "
+     "the body off until it is trained."),
     (small_cnn(Scale(4)),
      "Network's parameter 2.w has the shape (4,) and weight decay, but Muon decays only matrices: declare it "
      "with decay=False."),
     (small_cnn(Conv2d(4, 4, 7)),            # the smallest crops of a training on 16x16 pixels are 8x8
      "Network cannot take photos of 8x8 pixels: Conv2d with a kernel of 7 and padding 0 cannot work on an "
      "image of 6x6. Change its layers, or choose another --image-size."),
+]
+
+
+UNTRAINABLE += [
+    (Network(), "Network has fewer than two layers: begin with Normalize and end in Linear."),
+    (small_cnn(residual(Residual(Sequential(Conv2d(4, 4, 1), BatchNorm(4))))),
+     "The body of Network's residual layer 2 ends in Residual: end it in BatchNorm, whose scale switches the "
+     "body off until it is trained."),
+    (small_cnn(Residual(Sequential())),
+     "The body of Network's residual layer 2 ends in Sequential: end it in BatchNorm, whose scale switches "
+     "the body off until it is trained."),
 ]
 
 
@@ -456,6 +468,28 @@ def test_a_network_that_cannot_be_trained_is_refused_in_words(network, message):
     pixels, labels = photos()
     with pytest.raises(NetworkError, match=message):
         train(network, pixels, labels, settings)
+
+
+def test_every_stage_of_the_training_is_tried_beforehand():
+    """The crops of its second stage, 56 pixels for 96, do not fit a layer that 36 and 96 fit."""
+    class Picky(Flatten):
+        def forward(self, x, training=False):
+            if x.shape[1] == 54:
+                raise ValueError("not 54")
+            return x
+
+    network = small_cnn(Picky())
+    network.image_size = 96
+    with pytest.raises(NetworkError, match="^Network cannot take photos of 56x56 pixels: not 54. "):
+        check(network, make_settings(epochs=1, learning_rate=0.1, small_start=True))
+
+
+def test_a_network_for_another_number_of_classes_is_refused():
+    network = small_cnn()
+    settings = make_settings(epochs=1, learning_rate=0.1)
+    check(network, settings, 3)
+    with pytest.raises(NetworkError, match="^Network ends in Linear with 3 outputs: give it one "):
+        check(network, settings, 7)
 
 
 @pytest.mark.parametrize("layers", [(), (ReLU(),), (residual(BatchNorm(4)),), (residual(), BatchNorm(4))],

@@ -357,7 +357,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_training(data):
     command = [sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--output", "locked"]
     result = subprocess.run(unprivileged(command), cwd=data, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "locked/model_FCNN.try: Permission denied.\n"
+    assert result.stderr == "locked cannot be written to (Permission denied): choose another --output.\n"
 
 
 def test_a_reader_that_has_had_enough_is_no_error(data):

@@ -21,7 +21,7 @@ from scene.answer.classifier import PRETRAINED
 from scene.answer.modelfile import ModelFileError
 from scene.models import FCNN, MODES
 from scene.nn.activation import ReLU
-from scene.nn.layer import Network, Residual, Sequential
+from scene.nn.layer import Layer, Network, Parameter, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
@@ -661,3 +661,32 @@ def test_a_damaged_file_is_refused(data, number, damage, seed):
 
 def test_a_true_file_is_not_refused(data):
     assert not fuzz.is_refused(data) and not fuzz.is_refused(saved_as_format_1())
+
+
+class Temperature(Layer):
+    """y = x w, with a single number w: a parameter without dimensions."""
+
+    def __init__(self):
+        self.parameters = {"w": Parameter((), mean=1.0)}
+
+    def forward(self, x, training=False):
+        return x * self.w
+
+
+class Scaled(Network):
+    def __init__(self, classes, image_size=8):
+        self.image_size = image_size
+        super().__init__(Normalize(), Flatten(), Temperature(), Linear(3 * image_size ** 2, classes))
+
+
+def test_numbers_without_dimensions_are_saved_and_opened(tmp_path, monkeypatch):
+    """A learned scalar, and a temperature as calibration."""
+    monkeypatch.setitem(MODES, "SCALED", MODES["FCNN"]._replace(network=Scaled))
+    network = Scaled(2).start(torch.Generator().manual_seed(0))
+    calibration = {"temperature": np.float32(1.5)}
+    card = modelfile.make_card(network, "SCALED", ["sea", "meadow"], calibration=calibration)
+    modelfile.check(network, card)
+    modelfile.save(tmp_path / "model", network, card)
+    opened, again = modelfile.load((tmp_path / "model").read_bytes())
+    assert opened.arrays()["2.w"] == network.arrays()["2.w"].numpy() and opened.arrays()["2.w"].shape == ()
+    assert again["calibration"]["temperature"].shape == () and again["calibration"]["temperature"] == 1.5

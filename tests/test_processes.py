@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scene import processes
-from scene.processes import WorkerError, forked, parallel_map, receive, shared_memory
+from scene.processes import WorkerError, WorkerKilled, forked, parallel_map, receive, shared_memory
 from scene.signals import STOPS
 from tests.jobs import alive
 
@@ -84,7 +84,7 @@ def test_a_killed_process_is_missed_at_once(two_cores):
         time.sleep(0.02)
         done[i] = 1
 
-    with pytest.raises(WorkerError, match="was killed"):
+    with pytest.raises(WorkerKilled, match="was killed"):
         list(parallel_map(work, range(len(done))))
     assert done.sum() < 60 and not multiprocessing.active_children()
 
@@ -164,11 +164,11 @@ def be_killed():
 
 @forks
 @pytest.mark.parametrize("failing", range(3))
-@pytest.mark.parametrize("end, message", [
-    (fail, r"^a worker process failed: MemoryError\('too much'\)$"),
-    (be_killed, r"^a worker process was killed, perhaps for lack of memory$"),
+@pytest.mark.parametrize("end, error, message", [
+    (fail, WorkerError, r"^a worker process failed: MemoryError\('too much'\)$"),
+    (be_killed, WorkerKilled, r"^A worker process was killed, perhaps for lack of memory: .+\.$"),
 ])
-def test_the_end_of_one_worker_is_reported_and_the_others_go_on(end, message, failing):
+def test_the_end_of_one_worker_is_reported_and_the_others_go_on(end, error, message, failing):
     def life(rank, pipe):
         pipe.recv()
         if rank == failing:
@@ -178,7 +178,7 @@ def test_the_end_of_one_worker_is_reported_and_the_others_go_on(end, message, fa
     with forked(3, life) as (pipes, _):
         for pipe in pipes:
             pipe.send("begin")
-        with pytest.raises(WorkerError, match=message):
+        with pytest.raises(error, match=message):
             receive(pipes[failing])
         others = {0, 1, 2} - {failing}
         assert {receive(pipes[rank]) for rank in others} == others

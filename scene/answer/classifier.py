@@ -13,7 +13,6 @@ Next: endpoint.py
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 import numpy as np
@@ -44,7 +43,8 @@ class Classifier:
     """
 
     def __init__(self, network, card: dict, name: str = ""):
-        self.network = fold(network)
+        with np.errstate(all="ignore"):                     # overflow ends in NaN, caught in `probabilities`
+            self.network = fold(network, gradients=False)
         self.card = card
         self.name = name
         self.classes: list[str] = card["classes"]
@@ -65,12 +65,14 @@ class Classifier:
 
         As a check, it must have finite probabilities for a black picture.
         """
+        if arrays not in ("numpy", "torch"):
+            raise ValueError(f'arrays must be "numpy" or "torch", not {arrays!r}')
         network, card = modelfile.load(data)
         if arrays == "torch":
             import torch  # here, not above: prediction on NumPy needs none
 
             network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
-        classifier = cls(network, card, hashlib.sha256(data).hexdigest()[:12])
+        classifier = cls(network, card, modelfile.short_name(data))
         try:
             classifier.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
         except ValueError as error:
@@ -82,6 +84,8 @@ class Classifier:
 
         Raises PhotoError or ModelFileError.
         """
+        if not isinstance(photo, (bytes, bytearray, memoryview)):
+            raise TypeError(f"classify takes the bytes of a photo, not {type(photo).__name__}")
         return self.classify_pixels(decode.decode(photo, self.image_size, limits))
 
     def classify_pixels(self, pixels: np.ndarray) -> dict[str, float]:
@@ -97,7 +101,13 @@ class Classifier:
 
         run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if any are NaN.
         """
-        step = max(1, BATCH_PIXELS // self.image_size ** 2)
+        size = self.image_size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+            raise ValueError(f"probabilities takes uint8 pixels of shape (N, {size}, {size}, 3), not "
+                             f"{pixels.dtype} of shape {pixels.shape}")
+        if len(pixels) == 0:
+            return np.empty((0, len(self.classes)), np.float32)
+        step = max(1, BATCH_PIXELS // size ** 2)
         batches = [slice(i, i + step) for i in range(0, len(pixels), step)]
         with np.errstate(all="ignore"):                     # overflow ends in NaN, which is caught below
             p = np.concatenate(list(run(lambda batch: self.answer(pixels[batch]), batches)))

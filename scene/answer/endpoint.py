@@ -23,8 +23,7 @@ import numpy as np
 
 from scene.answer.classifier import Classifier
 from scene.models import MODES
-from scene.photos import decode as photos
-from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge
+from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, check_bytes, decode, find_format
 
 MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
@@ -96,7 +95,7 @@ def classify(body, find_model, entry: dict) -> dict:
     milliseconds["model"] = since(started)
 
     started = time.perf_counter()
-    pixels = decode(data, model.image_size)
+    pixels = decode_photo(data, model.image_size)
     milliseconds["decode"] = since(started)
 
     started = time.perf_counter()
@@ -171,17 +170,17 @@ def read_base64(text: str) -> bytes:
     return data
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
+def decode_photo(data: bytes, size: int) -> np.ndarray:
     """photos.decode within the REMOTE limits, with a code for each kind of failure. Raises Refusal."""
     try:
-        photos.check_bytes(len(data), REMOTE)
-        photos.find_format(data, REMOTE.formats)
+        check_bytes(len(data), REMOTE)
+        find_format(data, REMOTE.formats)
     except PhotoTooLarge as error:
         raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
     except PhotoError as error:
         raise Refusal("not_a_photo", f"This is {error}.") from error
     try:
-        return photos.decode(data, size, REMOTE)
+        return decode(data, size, REMOTE)
     except PhotoTooLarge as error:
         raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
     except PhotoError as error:

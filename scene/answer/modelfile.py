@@ -77,6 +77,11 @@ def make_card(network, mode: str, classes: list[str], **optional) -> dict:
             "layers": [repr(layer) for layer in network.layers], "fit": FIT, "mirror": True, **optional}
 
 
+def short_name(data: bytes) -> str:
+    """The name of a model in answers: the first 12 hex digits of its file's SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def describe_source(data: bytes, card: dict) -> dict:
     """The entry `started_from` for the card of a model whose training starts from this model file."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "terms": card.get("terms", "")}
@@ -106,8 +111,8 @@ def save(path, network, card: dict) -> None:
     weights = {slot.name for slot in network.parameter_slots if slot.declared.decay}
     arrays = {name: as_numpy(array) for name, array in network.arrays().items()}
     for name, array in arrays.items():
-        half = name in weights and np.abs(array).max() < LARGEST_HALF
-        arrays[name] = np.ascontiguousarray(array, "<f2" if half else "<f4")
+        half = name in weights and np.abs(array).max(initial=0) < LARGEST_HALF
+        arrays[name] = np.asarray(array, "<f2" if half else "<f4", order="C")
     arrays["classes"] = np.frombuffer("\0".join(card["classes"]).encode(), np.uint8)
     for name, array in card.get("calibration", {}).items():
         arrays[CALIBRATION + name] = np.asarray(array, "<f4", order="C")
@@ -127,7 +132,7 @@ def load(data: bytes):
     found = read_tensors(data)
     if number == 1:
         classes = told["classes"]
-        check_classes(classes)
+        check_classes(classes, number)
         network = build_format_1(told)
         card = make_card(network, told["mode"], classes) | told
     else:
@@ -175,6 +180,9 @@ def check_types(card, number):
         raise ModelFileError("its list of layers is damaged")
     if "started_from" in card and not has_types(card["started_from"], STARTED_FROM):
         raise ModelFileError("its card has a damaged started_from entry")
+    for terms in card.get("terms", ""), card.get("started_from", {}).get("terms", ""):
+        if terms != "\n".join(map(printable, terms.split("\n"))):
+            raise ModelFileError("its terms hold characters that cannot be shown")
 
 
 def has_types(value, required, optional=None):
@@ -223,11 +231,16 @@ def read_classes(found):
     return classes
 
 
-def check_classes(classes):
-    """Raises ModelFileError unless these are two or more valid and distinct class names."""
+def check_classes(classes, number=FORMAT):
+    """Raises ModelFileError unless these are two or more valid and distinct class names.
+
+    In format 1 they need not be path components.
+    """
     for name in classes:
-        if not isinstance(name, str) or name != printable(name) or not files.is_path_component(name):
+        if not isinstance(name, str) or name != printable(name):
             raise ModelFileError("its list of classes is damaged")
+        if number > 1 and not files.is_path_component(name):
+            raise ModelFileError(f"its class {name!r:.60} cannot be the name of a folder")
     if not 2 <= len(set(classes)) == len(classes) or len("\0".join(classes).encode()) > MOST_CLASSES:
         raise ModelFileError("its list of classes is damaged")
 

@@ -22,6 +22,7 @@ from scene.nn.arrays import adopt, as_numpy
 from scene.signals import Stopped
 from scene.version import VERSION
 
+MOST_DIFFERENCES = 5        # named in a message
 PAUSE = 30          # seconds between two saves: the most that a power cut can cost
 
 
@@ -134,19 +135,24 @@ class Keeper:
         if self.stopped_by:
             epoch = self.progress.epoch
             message = f"Stopped in epoch {epoch}. The same command with --resume continues from there."
-            raise Stopped(self.stopped_by, message if snapshot else "Stopped.")
+            raise Stopped(self.stopped_by, message if snapshot else Stopped.MESSAGE)
 
 
 def compare(then, now):
     """The differences between two descriptions of runs, one string for each."""
-    return [f"{printable(name)} was {then.get(name, 'none')} and is {now.get(name, 'none')}"
-            for name in then | now if then.get(name) != now.get(name)]
+    words = [f"{printable(name)} was {then.get(name, 'none')} and is {now.get(name, 'none')}"
+             for name in then | now if then.get(name) != now.get(name)]
+    more = len(words) - MOST_DIFFERENCES
+    return words if more <= 0 else [*words[:MOST_DIFFERENCES], f"and {more} more differences"]
 
 
 def describe(mode, network, photos, settings, teacher=None):
     """Everything that the weights of a run depend on, {name: value}. Of photos, only the pixels count."""
     run = {"Scene": VERSION, "torch": version("torch"), "mode": mode}
-    run |= {name.replace("_", " "): value for name, value in (network.architecture | vars(settings)).items()}
+    numbers = network.architecture | vars(settings)
+    run |= {name.replace("_", " "): value for name, value in numbers.items()}
+    layers = [type(layer).__name__ for _, layer in network.walk()]
+    run["layers"] = f"{len(layers)} ({hashlib.sha256(' '.join(layers).encode()).hexdigest()[:12]})"
     run["start from"] = fingerprint(teacher.params, teacher.state) if teacher else "none"
     for k, name in enumerate(photos.classes):
         pixels = photos.pixels[photos.labels == k]

@@ -6,11 +6,12 @@ Next: recipe.py
 import torch
 
 from scene.learn.augment import augment
+from scene.learn.check import check
 from scene.learn.checkpoint import Keeper
 from scene.learn.optim import Muon, one_cycle
 from scene.learn.progress import Progress, check_answers
 from scene.learn.recalibrate import recalibrate
-from scene.learn.recipe import any_size, check, crop_at, make_plan
+from scene.learn.recipe import any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
 from scene.learn.team import Team
 from scene.nn.loss import CrossEntropy, MeanSquaredError
@@ -58,11 +59,12 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 # The step has not diverged, so the weights that it started from are good: save them.
                 keeper.keep(snapshot)
 
-                # Step.
+                # Step: far at first, then ever less.
                 rate = settings.learning_rate * one_cycle(done / plan.steps)
                 optimizer.step(rate, resting=bodies if done < plan.opening else ())
                 done += 1
             progress.end_epoch()
+    # Training saw crops, the network will be asked about whole photos.
     if any_size(network):
         recalibrate(network, pixels)
     check_answers(network.forward(pixels[:1]))

@@ -7,13 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from scene.errors import UserError
-from scene.nn.layer import Residual
-from scene.nn.linear import Linear
-from scene.nn.norm import BatchNorm
-from scene.nn.normalize import Normalize
 from scene.nn.pool import GlobalAveragePool
 
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
@@ -134,52 +127,3 @@ def make_plan(photos, settings):
 def parts(photos, size):
     """How many parts of about this size the photos make. Each gets at least 2 photos, for BatchNorm."""
     return max(1, min(round(photos / size), photos // 2))
-
-
-class NetworkError(UserError):
-    """A network that the training loop cannot train. The message says which layer to change, and how."""
-
-
-def check(network, settings):
-    """Checks the assumptions that the loop makes about a network. Raises NetworkError."""
-    name = type(network).__name__
-    first, *_, last = network.layers
-    if not isinstance(first, Normalize):
-        raise NetworkError(f"{name} begins with {type(first).__name__}: begin with Normalize, which "
-                           "training fits to the photos' colours.")
-    if not isinstance(last, Linear):
-        raise NetworkError(f"{name} ends in {type(last).__name__}: end in Linear, whose outputs are the "
-                           "scores of the classes.")
-    if settings.small_start:
-        check_bodies(network, name)
-    for slot in network.parameter_slots:
-        if slot.declared.decay and len(slot.declared.shape) < 2:
-            raise NetworkError(f"{name}'s parameter {slot.name} has the shape {slot.declared.shape} and "
-                               "weight decay, but Muon decays only matrices: declare it with decay=False.")
-    try_shapes(network, settings)
-
-
-def check_bodies(network, name):
-    """Raises NetworkError if a residual body cannot be switched off, as shallow.py requires."""
-    for i, layer in enumerate(network.layers):
-        if isinstance(layer, Residual) and not isinstance(last_inside(layer.body), BatchNorm):
-            end = type(last_inside(layer.body)).__name__
-            raise NetworkError(f"The body of {name}'s residual layer {i} ends in {end}: end it in BatchNorm, "
-                               "whose scale switches the body off until it is trained.")
-
-
-def try_shapes(network, settings):
-    """Raises NetworkError unless the smallest and the largest photos of the training fit its layers."""
-    network.place(np.zeros(network.size, np.float32), np.ones(network.state_size, np.float32))
-    for side in sorted({crop_at(0, network, settings)[0], network.image_size}):
-        try:
-            network.forward(np.zeros((2, side, side, 3), np.uint8))
-        except (ValueError, TypeError, LookupError) as error:
-            name = type(network).__name__
-            raise NetworkError(f"{name} cannot take photos of {side}x{side} pixels: {error}. Change its "
-                               "layers, or choose another --image-size.") from error
-
-
-def last_inside(layer):
-    """The last simple layer inside a layer, or the layer itself."""
-    return list(layer.walk())[-1][1]

@@ -4,10 +4,9 @@ Early learning needs little depth, and steps without the bodies take about half 
 later, and find good features to add to.
 
 Source: Huang et al., Deep Networks with Stochastic Depth (2016), who leave bodies out by chance.
-Next: team.py
+Next: check.py
 """
 
-from scene.learn.recipe import last_inside
 from scene.nn.layer import Residual, Sequential
 
 
@@ -35,4 +34,11 @@ def inside_bodies(network):
 def set_body_scale(network, scale):
     """Sets γ of the BatchNorm that ends each residual body. At 0 the body adds nothing."""
     for residual in residuals(network):
-        last_inside(residual.body).w.fill_(scale)
+        end_of(residual.body).w.fill_(scale)
+
+
+def end_of(layer):
+    """The simple layer, or the Residual, whose output is the output of a layer that may be made of others."""
+    while isinstance(layer, Sequential) and layer.layers:
+        layer = layer.layers[-1]
+    return layer

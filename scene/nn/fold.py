@@ -23,10 +23,11 @@ from scene.nn.norm import BatchNorm
 from scene.nn.winograd import WinogradConv2d
 
 
-def fold(network):
+def fold(network, gradients=True):
     """A new network that computes what `network` computes in evaluation, on the same array library.
 
-    It has its own copy of the numbers. Its weights must not change: fold the network again instead.
+    It has its own copy of the numbers. Its weights must not change: fold the network again instead. On torch
+    it has memory for gradients, unless told otherwise. For those of the pixels set `needs_dx` of its layers.
     """
     folded = Network(*fold_layers(network.layers))
     params = empty((folded.size,), network.params)
@@ -34,7 +35,8 @@ def fold(network):
     for slots, vector in (folded.parameter_slots, params), (folded.statistic_slots, state):
         for slot in slots:
             view(vector, slot)[...] = getattr(slot.layer, slot.attribute)
-    grads = zeros(params.shape, params) if hasattr(params, "new_zeros") else None      # NumPy only predicts
+    backward = gradients and hasattr(params, "new_zeros")               # NumPy only predicts
+    grads = zeros(params.shape, params) if backward else None
     return folded.place(params, state, grads)
 
 
@@ -62,7 +64,7 @@ def fold_layers(layers):
 def flatten(layers):
     """The layers with every Sequential among them replaced by its own layers."""
     for layer in layers:
-        if isinstance(layer, Sequential):
+        if isinstance(layer, Sequential) and type(layer).forward is Sequential.forward:
             yield from flatten(layer.layers)
         else:
             yield layer
@@ -84,6 +86,8 @@ def filled(layer, w, b):
 def copy_layer(layer):
     """A layer made by the same constructor call, with the same numbers."""
     def copied(value):
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(copied, value))
         return copy_layer(value) if isinstance(value, Layer) else value
 
     positional, named = layer.call

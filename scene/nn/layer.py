@@ -12,6 +12,7 @@ Next: arrays.py
 
 import inspect
 from functools import cache
+from math import prod
 from typing import NamedTuple
 
 from scene.nn.arrays import adopt
@@ -191,7 +192,7 @@ class Network(Sequential):
         wanted = [(name, layer, key, p) for name, layer in self.walk() for key, p in layer.parameters.items()]
         wanted.sort(key=lambda slot: not slot[3].decay)     # stable: keeps the order of the layers
         self.parameter_slots, self.size = lay_out(wanted)
-        self.decayed = sum(length(p.shape) for *_, p in wanted if p.decay)
+        self.decayed = sum(prod(p.shape) for *_, p in wanted if p.decay)
         self.statistic_slots, self.state_size = lay_out(
             [(name, layer, key, p) for name, layer in self.walk() for key, p in layer.statistics.items()])
         for _, layer in self.walk():                        # no dx below the first layer that learns
@@ -253,25 +254,17 @@ class Network(Sequential):
             s.name: view(self.state, s) for s in self.statistic_slots}
 
 
-def length(shape):
-    """How many numbers an array of this shape holds."""
-    n = 1
-    for side in shape:
-        n *= side
-    return n
-
-
 def lay_out(wanted):
     """Lays arrays end to end: [(layer's name, layer, key, Parameter)] -> (slots, total length)."""
     slots = []
     start = 0
     for name, layer, key, declared in wanted:
         slots.append(Slot(name + key, layer, key, start, declared))
-        start += length(declared.shape)
+        start += prod(declared.shape)
     return slots, start
 
 
 def view(vector, slot):
     """The slot's part of its flat vector, in its shape."""
     shape = slot.declared.shape
-    return vector[slot.start:slot.start + length(shape)].reshape(shape)
+    return vector[slot.start:slot.start + prod(shape)].reshape(shape)

@@ -3,8 +3,10 @@
 Next: activation.py
 """
 
+from math import prod
+
 from scene.nn.arrays import library
-from scene.nn.layer import Layer, Parameter, length
+from scene.nn.layer import Layer, Parameter
 
 
 class Linear(Layer):
@@ -63,7 +65,7 @@ class Flatten(Layer):
     def forward(self, x, training=False):
         if training:
             self.shape = x.shape
-        return x.reshape(len(x), length(x.shape[1:]))       # (N, H, W, C) -> (N, H·W·C)
+        return x.reshape(len(x), prod(x.shape[1:]))       # (N, H, W, C) -> (N, H·W·C)
 
     def backward(self, dy):
         return dy.reshape(self.shape)               # (N, H·W·C) -> (N, H, W, C)

@@ -12,7 +12,7 @@ from scene.nn.activation import ReLU
 from scene.nn.conv import Conv2d
 from scene.nn.dropout import Dropout
 from scene.nn.fold import ChannelAffine, FoldedWinogradConv2d, fold
-from scene.nn.layer import Network, Residual, Sequential
+from scene.nn.layer import Layer, Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
 from scene.nn.norm import BatchNorm
@@ -190,6 +190,34 @@ class Doubled(Linear):
         return 2 * super().forward(x, training)
 
 
+class Twice(Sequential):
+    """A learner's layer that inherits from Sequential and does something else."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training) + super().forward(x, training)
+
+
+class Halved(Residual):
+    """A learner's layer that inherits from Residual and does something else."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training) / 2
+
+
+class Together(Layer):
+    """A learner's layer that is given others in a list."""
+
+    def __init__(self, layers):
+        self.inner = layers
+
+    def forward(self, x, training=False):
+        return sum(layer.forward(x, training) for layer in self.inner)
+
+    def walk(self, name=""):
+        for i, layer in enumerate(self.inner):
+            yield from layer.walk(f"{name}{i}.")
+
+
 class Pair(Sequential):
     """A learner's layer made of layers, which it makes itself."""
 
@@ -199,6 +227,8 @@ class Pair(Sequential):
 
 @pytest.mark.parametrize("layers", [
     [Doubled(3, 4), BatchNorm(4)], [Pair(3), BatchNorm(3)], [Residual(Pair(3))],
+    [Twice(Linear(3, 3), BatchNorm(3))],
+    [Halved(Sequential(Linear(3, 3), BatchNorm(3)))], [Together([Linear(3, 4), Linear(3, 4)])],
     [Linear(3, 4), BatchNorm(4, epsilon=0.5)],
 ], ids=repr)
 @pytest.mark.parametrize("seed", range(5))

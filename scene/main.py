@@ -188,7 +188,7 @@ def train_and_save(photos, teacher, options, output):
     import torch  # takes a second, so not before the first lines are on the screen
 
     from scene.learn.checkpoint import Checkpoint, describe
-    from scene.learn.loop import train
+    from scene.learn.loop import LOSSES, train
     from scene.learn.progress import Diverged
 
     source = teacher and teacher.network
@@ -200,6 +200,8 @@ def train_and_save(photos, teacher, options, output):
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
     words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
     print(f"Settings: {', '.join(words)}", flush=True)
+    if least := LOSSES[settings.loss]().least(len(photos.classes)):
+        print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
 
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
     checkpoint = Checkpoint(output.checkpoint, describe(options.mode, network, photos, settings, source))

@@ -297,7 +297,7 @@ def test_over_a_limit(capsys):
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("noise", bytes(100_000))
-    with pytest.raises(UserError, match="get_scene.zip: over the limit"):
+    with pytest.raises(UserError, match="get_scene.zip: over the size limit"):
         build.check_sizes({"get_scene.zip": file.getvalue()})
 
 

@@ -47,7 +47,8 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert lines[0] == ("train: 400 photos of 5 classes: "
                         "grass 80, ocean 80, redcarpet 80, road 80, wheatfield 80")
     assert lines[2].startswith("Settings: mode FCNN, image size 24, epochs 80, learning rate ")
-    assert lines[3].startswith("epoch 1/80: loss ")
+    assert lines[3] == "Labels are smoothed, so the smallest possible loss is 0.39."
+    assert lines[4].startswith("epoch 1/80: loss ")
     assert f"Accuracy {report['accuracy']:.1%} on 200 test photos (95 % interval " in result.stdout
     assert "always guessing the most common class: 20.0%" in result.stdout
     assert lines[-1].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")

@@ -132,7 +132,7 @@ def load(data: bytes):
     found = read_tensors(data)
     if number == 1:
         classes = told["classes"]
-        check_classes(classes, number)
+        check_classes(classes)
         network = build_format_1(told)
         card = make_card(network, told["mode"], classes) | told
     else:
@@ -231,15 +231,12 @@ def read_classes(found):
     return classes
 
 
-def check_classes(classes, number=FORMAT):
-    """Raises ModelFileError unless these are two or more valid and distinct class names.
-
-    In format 1 they need not be path components.
-    """
+def check_classes(classes):
+    """Raises ModelFileError unless these are two or more valid and distinct class names."""
     for name in classes:
         if not isinstance(name, str) or name != printable(name):
             raise ModelFileError("its list of classes is damaged")
-        if number > 1 and not files.is_path_component(name):
+        if not files.is_path_component(name):
             raise ModelFileError(f"its class {name!r:.60} cannot be the name of a folder")
     if not 2 <= len(set(classes)) == len(classes) or len("\0".join(classes).encode()) > MOST_CLASSES:
         raise ModelFileError("its list of classes is damaged")

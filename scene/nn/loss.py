@@ -6,6 +6,8 @@ class. `forward` returns L, the mean over the photos. `backward` returns dz = �
 Next: layer.py
 """
 
+import math
+
 from scene.nn.arrays import library
 
 
@@ -57,6 +59,12 @@ class CrossEntropy:
     def backward(self):
         return self.dz
 
+    def least(self, classes):
+        """The smallest possible loss, at p = q: the entropy of q, -Σₖ qₖ log qₖ, or 0 without smoothing."""
+        other = self.smoothing / classes
+        right = 1 - self.smoothing + other
+        return -sum(q * math.log(q) for q in [right] + [other] * (classes - 1) if q)
+
 
 class MeanSquaredError:
     """Squared distance of p = softmax(z) from the one-hot t, the Brier score: L = 1/N Σₙ Σₖ (pₙₖ - tₙₖ)².
@@ -82,3 +90,7 @@ class MeanSquaredError:
 
     def backward(self):
         return self.dz
+
+    def least(self, classes):
+        """The smallest possible loss, at p = t."""
+        return 0.0

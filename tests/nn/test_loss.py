@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -49,3 +50,17 @@ def test_cross_entropy_of_a_confident_wrong_answer_is_finite():
     loss = CrossEntropy()
     assert loss.forward(torch.tensor([[0.0, 10_000.0]]), torch.tensor([0])) == 10_000
     assert loss.backward().tolist() == [[-1, 1]]
+
+
+@given(st.integers(2, 200), st.floats(0, 0.9))
+def test_the_least_loss_is_reached_where_p_is_q(classes, smoothing):
+    loss = CrossEntropy(smoothing)
+    q = torch.full((classes,), smoothing / classes, dtype=torch.float64)
+    q[0] += 1 - smoothing
+    z = q.clip(1e-300).log()[None]
+    assert loss.forward(z, torch.tensor([0])).item() == pytest.approx(loss.least(classes), abs=1e-9)
+    assert loss.backward().abs().max() < 1e-9
+
+
+def test_the_least_squared_error_is_0():
+    assert MeanSquaredError().least(5) == 0

@@ -205,7 +205,7 @@ EDITS_OF_1 = [
     ({"classes": ["sea"]}, "its list of classes is damaged"),
     ({"classes": ["sea", "sea"]}, "its list of classes is damaged"),
     ({"classes": ["sea", 1]}, "its list of classes is damaged"),
-    ({"classes": ["sea", ".."]}, "its list of classes is damaged"),
+    ({"classes": ["sea", ".."]}, "cannot be the name of a folder"),
     ({"classes": ["sea", "\x1b[31m"]}, "its list of classes is damaged"),
     ({"classes": ["sea", "meadow", "road"]}, "its weights are not those of its architecture"),
     ({"classes": ["sea", "forest"]}, "do not match its SHA-256"),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,6 +291,41 @@ def test_a_folder_that_goes_away(folders):
     assert process.returncode == 2
     assert said == ("out/checkpoint_FCNN could not be written: No such file or directory. Once that is "
                     "fixed, the same command with --resume continues from the last checkpoint.\n")
+
+
+def test_a_killed_worker_ends_the_run_with_advice_and_it_resumes(tmp_path):
+    """As the system does when memory runs out. Batches of two shards have a worker each."""
+    for name in ("train", "test"):
+        make_photos(tmp_path / name, count=40)
+    options = ["train", "test", "FCNN", "--epochs", 100, "--batch-size", 80, "--image-size", 8]
+    split = "import scene.models as m; m.MODES['FCNN'] = m.MODES['FCNN']._replace(shard=20); "
+    code = split + "import sys; from scene import errors, main, processes; processes.cores = lambda: 2; "
+    code += "sys.exit(errors.run(main.run, main.parse(sys.argv[1:])))"
+    command = [sys.executable, "-c", code, *map(str, options)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, **pipes)
+    while not process.stdout.readline().startswith("epoch 3"):
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (2, (
+        "A worker process was killed, perhaps for lack of memory: close other programs. A smaller "
+        "--batch-size needs less memory. The same command with --resume continues from the last checkpoint.\n"))
+    result = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and "Resumed in epoch " in result.stdout
+
+
+def test_a_signal_after_the_last_step_names_the_checkpoint(folders):
+    code = ("import os, signal, sys; from scene import errors, main; from scene.learn import loop; "
+            "loop.recalibrate = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+            "loop.any_size = lambda _: True; "
+            "sys.exit(errors.run(main.run, main.parse(sys.argv[1:])))")
+    command = [sys.executable, "-c", code, *OPTIONS]
+    result = subprocess.run(command, cwd=folders, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (
+        143, "\nStopped. The same command with --resume continues from the last checkpoint.\n")
+    assert (folders / "checkpoint_FCNN").exists() and not (folders / "model_FCNN").exists()
 
 
 # A disk of 9 MB holds two checkpoints, but not three.  $1: this Python, $2: the fault, after the first save.

@@ -297,11 +297,11 @@ def parse(arguments):
 
 
 def default(name):
-    """The default of a setting for every mode, for --help: "FCNN 80, CNN 36 for 9000 photos"."""
+    """A setting's default in every mode, for --help: "FCNN 80, CNN 36 for 9000 photos, more for fewer"."""
     numbers = []
     for mode, entry in MODES.items():
         depends = entry.few_photos and name in ("epochs", "learning_rate")
-        photos = f" for {recipe.TYPICAL_PHOTOS} photos" if depends else ""
+        photos = f" for {recipe.TYPICAL_PHOTOS} photos, more for fewer" if depends else ""
         numbers.append(f"{mode} {getattr(entry, name)}{photos}")
     return ", ".join(numbers)
 

@@ -48,7 +48,7 @@ def parse(arguments):
         epilog="exit codes: 0 done, 1 an unexpected failure, 2 a mistake in the command, model or photo")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
     parser.add_argument("--model", metavar="PATH", default=PRETRAINED[DEFAULT_MODE],
-                        help="a model file written by scene.main (default: the pretrained one)")
+                        help=f"a model file written by scene.main (default: the pretrained {DEFAULT_MODE})")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo")
     return parser.parse_args(arguments)
 

@@ -272,7 +272,7 @@ def run(options):
 def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m scene.serve",
-        description="Answer over HTTP which scene a photo shows, as the endpoint in AWS does.",
+        description="Serve models over HTTP, with the requests and answers of the endpoint on AWS.",
         epilog="exit codes: 1 an unexpected failure, 2 a mistake in the command or in a model, "
                "130 stopped by Ctrl-C, 143 by SIGTERM")
     add = parser.add_argument

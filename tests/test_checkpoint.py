@@ -311,7 +311,8 @@ def test_a_killed_worker_ends_the_run_with_advice_and_it_resumes(tmp_path):
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, (
         "A worker process was killed, perhaps for lack of memory: close other programs. A smaller "
-        "--batch-size needs less memory. The same command with --resume continues from the last checkpoint.\n"))
+        "--batch-size needs less memory. "
+        "The same command with --resume continues from the last checkpoint.\n"))
     result = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "Resumed in epoch " in result.stdout
 

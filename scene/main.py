@@ -248,7 +248,7 @@ def check_network(network, card, settings):
         modelfile.check(network, card)
     except modelfile.ModelFileError as error:
         raise NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
-                                  f"read back: {error}.") from error
+                           f"read back: {error}.") from error
 
 
 def make_settings(options, photos):

@@ -140,13 +140,14 @@ def load(data: bytes):
         network = build(told, classes)
         card = told | {"classes": classes}
     arrays = read_arrays(found, network, number)
+    network.place(np.empty(network.size, np.float32), np.empty(network.state_size, np.float32))
+    for name, view in network.arrays().items():
+        view[...] = arrays[name]
+        arrays[name] = view                 # in single precision from here on
     if sha256 != digest(told, arrays):
         raise ModelFileError("its contents do not match its SHA-256: the file was damaged or changed")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ModelFileError("some of its numbers are NaN or infinite")
-    network.place(np.empty(network.size, np.float32), np.empty(network.state_size, np.float32))
-    for name, view in network.arrays().items():
-        view[...] = arrays[name]
     calibration = {name.removeprefix(CALIBRATION): array for name, array in arrays.items()
                    if name.startswith(CALIBRATION)}
     return network, card | ({"calibration": calibration} if calibration else {})

@@ -189,12 +189,15 @@ def train_and_save(photos, teacher, options, output):
 
     from scene.learn.checkpoint import Checkpoint, describe
     from scene.learn.loop import LOSSES, train
+    from scene.learn.precision import fastest
     from scene.learn.progress import Diverged
 
     source = teacher and teacher.network
     network = make_network(options, len(photos.classes), source)
     about = {"started_from": teacher.started_from} if teacher else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
+    if options.precision == "auto":
+        options.precision = fastest(options.device)
     settings = make_settings(options, len(photos.labels))
     check_network(network, card, settings)
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
@@ -280,6 +283,8 @@ def parse(arguments):
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
+    add("--precision", choices=["auto", "float32", "bfloat16"], default="auto",
+        help="of large products in training (default: auto, the faster one on this machine)")
     add("--output", metavar="FOLDER", default=".",
         help="where to write model and metrics (default: the current folder)")
     add("--resume", action="store_true", default=None,

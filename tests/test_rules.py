@@ -22,10 +22,11 @@ ALLOWED = {
     "arange", "asarray", "empty", "empty_like", "from_numpy", "rand", "randint", "randperm", "tensor", "tile",
     "zeros", "zeros_like",
     # elementwise, reductions, products
-    "add", "addcmul", "addmm", "amax", "concatenate", "eq", "exp", "flip", "matmul", "maximum", "mean", "mm",
+    "add", "addcmul", "addmm", "amax", "concatenate", "eq", "exp", "flip", "matmul", "maximum", "mean",
     "moveaxis", "sqrt", "sum", "where",
     # the machine
-    "Generator", "cuda", "cuda.is_available", "float32", "set_num_threads",
+    "Generator", "bfloat16", "cpu", "cpu.get_capabilities", "cuda", "cuda.is_available",
+    "cuda.is_bf16_supported", "float32", "set_num_threads",
 }
 NUMPY_ONLY = {"ascontiguousarray", "lib", "lib.stride_tricks", "lib.stride_tricks.as_strided"}
 

@@ -9,6 +9,7 @@ from scene.learn.augment import augment
 from scene.learn.check import check
 from scene.learn.checkpoint import Keeper
 from scene.learn.optim import Muon, one_cycle
+from scene.learn.precision import set_precision
 from scene.learn.progress import Progress, check_answers
 from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size, crop_at, make_plan
@@ -31,6 +32,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     torch.set_num_threads(1)            # one process per core is faster than threads within each operation
     tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)        # the next step needs the memory again
     generator = start(network, pixels, settings, teacher)
+    set_precision(network, settings.precision)
     plan = make_plan(len(labels), settings)
     learn = make_learner(network, pixels, labels, settings, plan)
     bodies = inside_bodies(network)

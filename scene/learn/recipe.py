@@ -1,6 +1,6 @@
 """The training recipe: settings, defaults, stages, and checks of the network. Runs without torch.
 
-Next: shallow.py
+Next: precision.py
 """
 
 import math
@@ -29,6 +29,7 @@ class Settings:
     loss: str = "cross-entropy"
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"          # of the operands of large products
     momentum: float = 0.9
     decay: float = 5e-4
     norm_rate: float

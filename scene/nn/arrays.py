@@ -32,6 +32,22 @@ def cast(x, like):
     return x.to(like.dtype) if hasattr(x, "to") else x.astype(like.dtype, copy=False)
 
 
+def multiply(a, b, out):
+    """out = a @ b. Where out has another dtype, the product is computed in a's, then converted."""
+    if out.dtype == a.dtype:
+        library(a).matmul(a, b, out=out)
+    else:
+        out[...] = a @ b
+
+
+def add_product(a, b, out):
+    """out += a @ b, for matrices of torch or stacks of them. The sum is in out's dtype, whatever a's is."""
+    if out.dtype == a.dtype:
+        (out.addmm_ if out.ndim == 2 else out.baddbmm_)(a, b)
+    else:
+        out += a @ b
+
+
 def flip(x, axis):
     """x reversed along one axis (torch has no `[::-1]`)."""
     return library(x).flip(x, (axis,))

@@ -37,12 +37,14 @@ class Layer:
     becomes two views into the network's flat vectors, `self.w` and its gradient `self.dw`. A statistic "mean"
     (measured in training, not learned by gradient) becomes `self.mean`. `generator` is the training loop's
     source of randomness. Where `needs_dx` is False, dx is not read, and a layer may return None for it.
+    `operands` is the dtype of the operands of large products in training, if not that of the parameters.
     """
 
     parameters = {}
     statistics = {}
     generator = None
     needs_dx = True
+    operands = None
 
     def __new__(cls, *arguments, **options):
         layer = super().__new__(cls)
@@ -57,6 +59,10 @@ class Layer:
 
     def backward(self, dy):
         raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def narrow(self, x):
+        """An operand of a large product in training, rounded if precision is mixed (learn/precision.py)."""
+        return x if self.operands is None else x.to(self.operands)
 
     def walk(self, name=""):
         """Yields each simple layer with its name, ("3.body.0.", layer): itself, or the layers inside it."""

@@ -5,7 +5,7 @@ Next: activation.py
 
 from math import prod
 
-from scene.nn.arrays import library
+from scene.nn.arrays import cast, library, multiply
 from scene.nn.layer import Layer, Parameter
 
 
@@ -39,17 +39,21 @@ class Linear(Layer):
 
     def forward(self, x, training=False):
         self.expect(x, None, self.inputs)
+        w = self.w
         if training:
-            self.x = x                              # remembered for backward
-        y = x @ self.w.T                            # (N, I) @ (I, O) -> (N, O)
+            x = self.x = self.narrow(x)             # remembered for backward
+            w = self.narrow(w)
+        y = cast(x @ w.T, self.w)                   # (N, I) @ (I, O) -> (N, O)
         y += self.b
         return y
 
     def backward(self, dy):
-        xp = library(dy)
-        xp.mm(dy.T, self.x, out=self.dw)            # (O, N) @ (N, I) -> (O, I), written into network.grads
-        xp.sum(dy, 0, out=self.db)                  # (N, O) -> (O,)
-        return dy @ self.w if self.needs_dx else None       # (N, O) @ (O, I) -> (N, I)
+        library(dy).sum(dy, 0, out=self.db)         # (N, O) -> (O,)
+        dy = self.narrow(dy)
+        multiply(dy.T, self.x, out=self.dw)         # (O, N) @ (N, I) -> (O, I), written into network.grads
+        if not self.needs_dx:
+            return None
+        return cast(dy @ self.narrow(self.w), self.w)       # (N, O) @ (O, I) -> (N, I)
 
 
 class Flatten(Layer):

@@ -42,11 +42,12 @@ class MaxPool2d(Layer):
         once = self.kernel <= self.stride           # no pixel is in two windows: nothing to add up
         dx = xp.zeros_like(self.x)
         left = dy.clone()                           # the part of dy that has not gone to a pixel yet
-        given = xp.empty_like(dy)
         for place in places:
+            given = dx[place] if once else xp.empty_like(dy)
             xp.eq(self.x[place], self.y, out=given).mul_(left)      # left at the maximum, 0 elsewhere
-            dx[place] = given if once else dx[place] + given
             left -= given                           # later ties get nothing
+            if not once:
+                dx[place] += given
         dx[last] = left if once else dx[last] + left
         return dx
 

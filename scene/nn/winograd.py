@@ -2,10 +2,10 @@
 
 First in one dimension. Four adjacent outputs of a kernel g = (g₀, g₁, g₂) over six inputs d₀…d₅ take
 4 · 3 = 12 multiplications. The transpose of this computation is a product of two polynomials, of degree 5,
-and six values determine such a polynomial. So evaluate both factors at 0, 1, -1, 2, -2 and ∞, multiply the
+and six values determine such a polynomial. So evaluate both factors at 0, 1, -1, ½, -2 and ∞, multiply the
 six values, and interpolate. Transposed back:
 
-    y = Aᵀ [(G g) ⊙ (Bᵀ d)]     6 multiplications; 7 for five outputs, with the point ½; 8 for six, with -½
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]     6 multiplications; 7 for five outputs, with the point 2; 8 for six, with -½
 
 A line of L pixels is cut into R tiles, each with the same number of outputs. The inputs of adjacent tiles
 overlap by two pixels. For all tiles of a line and P points Bᵀ is a banded matrix, (P·R, L), and Aᵀ a block
@@ -17,12 +17,16 @@ every pair of points:
     Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A      36 multiplications for 4x4 outputs, not 144; 64 for 6x6, not 324
 
 The ⊙ sums over input channels: for each pair of points it is a matrix product over all tiles of a batch,
-(T, C) @ (C, O). So everything is a matrix product. The price is rounding: in float32 the error is about 1e-5
-of the largest output, where im2col has 4e-7.
+(T, C) @ (C, O). So everything is a matrix product.
+
+The price is rounding. In float32 the error is about 1e-5 of the largest output, where im2col has 4e-7. With
+operands in bfloat16 (learn/precision.py) it is 2 % of the outputs' norm, or 0.7 % for tiles of 2, and that of
+im2col is 0.3 %. The entries of Aᵀ and Bᵀ are exact in bfloat16.
 
 Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin, Gray, Fast Algorithms for Convolutional
 Neural Networks (2015), §4; for the matrices of any points: Blahut, Fast Algorithms for Signal Processing
-(2010), §5.2 (Cook, Toom).
+(2010), §5.2 (Cook, Toom); for the choice of points: Barabasz et al., Error Analysis and Improving the
+Accuracy of Winograd Convolution for Deep Neural Networks (2020).
 
 Next: pool.py
 """
@@ -30,13 +34,14 @@ Next: pool.py
 from functools import cache
 from math import prod
 
-from scene.nn.arrays import empty, library
+from scene.nn.arrays import add_product, cast, empty, library
 from scene.nn.conv import Conv2d
 
-POINTS = 0, 1, -1, 2, -2, 1 / 2, -1 / 2     # and ∞. Small numbers keep the rounding errors small
+POINTS = 0, 1, -1, 1 / 2, -2, 2, -1 / 2     # and ∞. In this order, rounding errors are the smallest
 TILES = 2, 4, 5, 6          # sizes of a tile: its outputs along one axis
+NARROW_TILES = 2, 3, 4      # the sizes for operands in bfloat16, where larger ones would round too much
 READING = 24                # multiplications in the time of reading a number of U; matters for few photos
-TILE_NUMBERS = 1 << 19      # transformed numbers at a time, 2 MB of float32; ¼ or twice as many are as fast
+TILE_BYTES = 1 << 21        # transformed numbers at a time; ¼ or twice as many are as fast
 
 
 class WinogradConv2d(Conv2d):
@@ -63,9 +68,11 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
-        tile = best_tile(*x.shape[:3], self.inputs, self.outputs)
+        if training:
+            x = self.narrow(x)
+        tile = self.tile_for(x)
         (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
-        u = self.kernels(tile)
+        u = cast(self.kernels(tile), x)
         y = images((*x.shape[:3], self.outputs), x)
         if training:
             self.x_shape = x.shape
@@ -79,35 +86,41 @@ class WinogradConv2d(Conv2d):
             gather(m, ah, aw, tile + 2, y[part])            # (P², T, O) -> (n, H, W, O)
             if training:
                 self.v.append(v)
-        return y
+        return cast(y, self.w)
 
     def backward(self, dy):
-        tile = best_tile(*dy.shape[:3], self.inputs, self.outputs)
+        if "b" in self.parameters:
+            library(dy).sum(dy, (0, 1, 2), out=self.db)
+        dy = self.narrow(dy)
+        tile = self.tile_for(dy)
         (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
         dx = images(self.x_shape, dy) if self.needs_dx else None
         u = self.u.swapaxes(1, 2)                           # (P², C, O) -> (P², O, C)
-        du = u.new_zeros(u.shape)
+        du = self.w.new_zeros(u.shape)
         for part, v in zip(self.parts(dy, tile), self.v, strict=True):
             dm = spread(dy[part], ah.T, aw.T, tile + 2)     # (n, H, W, O) -> (P², T, O)
-            du.baddbmm_(dm.swapaxes(1, 2), v)               # (P², O, C) += (P², O, T) @ (P², T, C)
+            add_product(dm.swapaxes(1, 2), v, out=du)       # (P², O, C) += (P², O, T) @ (P², T, C)
             if dx is not None:
                 # (P², T, O) @ (P², O, C) -> (P², T, C) -> (n, H, W, C)
                 gather(dm @ u, bh.T, bw.T, tile + 2, dx[part])
-        dw = kernel_matrix(tile, dy).T @ du.reshape(len(du), -1)            # (9, P²) @ (P², O·C) -> (9, O·C)
+        dw = kernel_matrix(tile, du).T @ du.reshape(len(du), -1)            # (9, P²) @ (P², O·C) -> (9, O·C)
         self.dw.copy_(dw.reshape(3, 3, self.outputs, self.inputs).moveaxis(2, 0))       # -> (O, 3, 3, C)
-        if "b" in self.parameters:
-            library(dy).sum(dy, (0, 1, 2), out=self.db)
-        return dx
+        return None if dx is None else cast(dx, self.w)
+
+    def tile_for(self, x):
+        """The size of the tiles for a batch."""
+        sizes = TILES if x.dtype == self.w.dtype else NARROW_TILES
+        return best_tile(*x.shape[:3], self.inputs, self.outputs, sizes)
 
     def kernels(self, tile):
         """Uᵀ, the kernels transformed for tiles of this size: (P², C, O)."""
         return transform(self.w, tile)
 
     def parts(self, y, tile):
-        """The batch in slices of as many images as TILE_NUMBERS allows, at least one."""
+        """The batch in slices of as many images as TILE_BYTES allows, at least one."""
         n, h, w, _ = y.shape
         values = (tile + 2) ** 2 * tiles(h, tile) * tiles(w, tile)      # of one channel of an image
-        step = max(1, TILE_NUMBERS // (values * max(self.inputs, self.outputs)))
+        step = max(1, TILE_BYTES // (y.itemsize * values * max(self.inputs, self.outputs)))
         return [slice(i, i + step) for i in range(0, n, step)]
 
 
@@ -154,8 +167,8 @@ def gather(m, down, across, points, y):
 
 
 @cache
-def best_tile(n, h, w, inputs, outputs):
-    """The cheapest tile size for n images of h x w pixels: counts multiplications and reading U."""
+def best_tile(n, h, w, inputs, outputs, sizes=TILES):
+    """The cheapest of these tile sizes for n images of h x w pixels: counts multiplications and reading U."""
     def cost(tile):
         p = tile + 2
         rows = tiles(h, tile)
@@ -163,7 +176,7 @@ def best_tile(n, h, w, inputs, outputs):
         axes = p * columns * h * (w + p * rows)
         return p * p * (n * rows * columns + READING) * inputs * outputs + n * axes * (inputs + outputs)
 
-    return min(TILES, key=cost)
+    return min(sizes, key=cost)
 
 
 def tiles(length, tile):

@@ -73,7 +73,7 @@ def test_a_layer_rounds_its_operands_and_nothing_else(name, seed):
 ])
 def test_sums_over_the_slices_of_a_batch_are_in_float32(make, shape, monkeypatch):
     """In bfloat16 they would stop growing: 256 + 1 is 256 there."""
-    monkeypatch.setattr("scene.nn.conv.PATCH_NUMBERS", 1)       # a slice for each image
+    monkeypatch.setattr("scene.nn.conv.PATCH_BYTES", 1)       # a slice for each image
     monkeypatch.setattr("scene.nn.winograd.TILE_BYTES", 1)
     layer = oracle.prepare(make(), dtype=torch.float32)
     layer.operands = torch.bfloat16

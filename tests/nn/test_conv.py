@@ -27,7 +27,7 @@ def test_parts_of_a_batch_make_the_whole(images_at_once, seed):
     dx = layer.backward(whole)
     dw = layer.dw.clone()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv, "PATCH_NUMBERS", images_at_once * 5 * 6 * 9 * 2)
+        patch.setattr(conv, "PATCH_BYTES", images_at_once * 8 * 5 * 6 * 9 * 2)
         assert len(layer.parts(x)) == -(-7 // images_at_once)
         torch.testing.assert_close(layer.forward(x, training=True), whole)
         torch.testing.assert_close(layer.backward(whole), dx)

@@ -34,7 +34,7 @@ Next: pool.py
 from functools import cache
 from math import prod
 
-from scene.nn.arrays import add_product, cast, empty, library
+from scene.nn.arrays import add_product, cast, empty, library, multiply
 from scene.nn.conv import Conv2d
 
 POINTS = 0, 1, -1, 1 / 2, -2, 2, -1 / 2     # and ∞. In this order, rounding errors are the smallest
@@ -68,59 +68,57 @@ class WinogradConv2d(Conv2d):
 
     def forward(self, x, training=False):
         self.expect(x, None, None, None, self.inputs)
+        tile = self.tile_for(x, training)
+        u = self.kernels(tile)
         if training:
-            x = self.narrow(x)
-        tile = self.tile_for(x)
-        (bh, ah), (bw, aw) = (bands(side, tile, x) for side in x.shape[1:3])
-        u = cast(self.kernels(tile), x)
-        y = images((*x.shape[:3], self.outputs), x)
-        if training:
+            u = self.narrow(u)
             self.x_shape = x.shape
             self.u = u
             self.v = []
-        for part in self.parts(y, tile):
-            v = spread(x[part], bh, bw, tile + 2)           # (n, H, W, C) -> (P², T, C)
+        (bh, ah), (bw, aw) = (bands(side, tile, u) for side in x.shape[1:3])
+        y = images((*x.shape[:3], self.outputs), x)
+        for part in self.parts(y, u, tile):
+            v = spread(cast(x[part], u), bh, bw, tile + 2)      # (n, H, W, C) -> (P², T, C)
             m = v @ u                                       # (P², T, C) @ (P², C, O) -> (P², T, O)
             if "b" in self.parameters:
                 m[tile + 3] += self.b       # the pair of points (1, 1): Aᵀ adds it to every output of a tile
             gather(m, ah, aw, tile + 2, y[part])            # (P², T, O) -> (n, H, W, O)
             if training:
                 self.v.append(v)
-        return cast(y, self.w)
+        return y
 
     def backward(self, dy):
         if "b" in self.parameters:
             library(dy).sum(dy, (0, 1, 2), out=self.db)
-        dy = self.narrow(dy)
-        tile = self.tile_for(dy)
-        (bh, ah), (bw, aw) = (bands(side, tile, dy) for side in dy.shape[1:3])
+        tile = self.tile_for(dy, training=True)
+        (bh, ah), (bw, aw) = (bands(side, tile, self.u) for side in dy.shape[1:3])
         dx = images(self.x_shape, dy) if self.needs_dx else None
         u = self.u.swapaxes(1, 2)                           # (P², C, O) -> (P², O, C)
         du = self.w.new_zeros(u.shape)
-        for part, v in zip(self.parts(dy, tile), self.v, strict=True):
-            dm = spread(dy[part], ah.T, aw.T, tile + 2)     # (n, H, W, O) -> (P², T, O)
+        for part, v in zip(self.parts(dy, u, tile), self.v, strict=True):
+            dm = spread(self.narrow(dy[part]), ah.T, aw.T, tile + 2)        # (n, H, W, O) -> (P², T, O)
             add_product(dm.swapaxes(1, 2), v, out=du)       # (P², O, C) += (P², O, T) @ (P², T, C)
             if dx is not None:
                 # (P², T, O) @ (P², O, C) -> (P², T, C) -> (n, H, W, C)
                 gather(dm @ u, bh.T, bw.T, tile + 2, dx[part])
         dw = kernel_matrix(tile, du).T @ du.reshape(len(du), -1)            # (9, P²) @ (P², O·C) -> (9, O·C)
         self.dw.copy_(dw.reshape(3, 3, self.outputs, self.inputs).moveaxis(2, 0))       # -> (O, 3, 3, C)
-        return None if dx is None else cast(dx, self.w)
+        return dx
 
-    def tile_for(self, x):
+    def tile_for(self, x, training):
         """The size of the tiles for a batch."""
-        sizes = TILES if x.dtype == self.w.dtype else NARROW_TILES
+        sizes = NARROW_TILES if training and self.operands else TILES
         return best_tile(*x.shape[:3], self.inputs, self.outputs, sizes)
 
     def kernels(self, tile):
         """Uᵀ, the kernels transformed for tiles of this size: (P², C, O)."""
         return transform(self.w, tile)
 
-    def parts(self, y, tile):
+    def parts(self, y, u, tile):
         """The batch in slices of as many images as TILE_BYTES allows, at least one."""
         n, h, w, _ = y.shape
-        values = (tile + 2) ** 2 * tiles(h, tile) * tiles(w, tile)      # of one channel of an image
-        step = max(1, TILE_BYTES // (y.itemsize * values * max(self.inputs, self.outputs)))
+        values = len(u) * tiles(h, tile) * tiles(w, tile)               # of one channel of an image
+        step = max(1, TILE_BYTES // (u.itemsize * values * max(self.inputs, self.outputs)))
         return [slice(i, i + step) for i in range(0, n, step)]
 
 
@@ -156,14 +154,13 @@ def gather(m, down, across, points, y):
 
     down: (H, P·R), across: (W, P·R').
     """
-    matmul = library(m).matmul
     n, h, w, o = y.shape
     tall = m.reshape(points, down.shape[1], -1)     # (P², T, O) -> (P, P·R, R'·n·O)
     wide = empty((h, points, tall.shape[2]), m)
-    matmul(down[None], tall, out=wide.swapaxes(0, 1))               # (H, P·R) @ (P, P·R, …) -> (P, H, R'·n·O)
+    multiply(down[None], tall, out=wide.swapaxes(0, 1))             # (H, P·R) @ (P, P·R, …) -> (P, H, R'·n·O)
     rows = wide.reshape(h, across.shape[1], -1)     # (H, P, R'·n·O) -> (H, P·R', n·O)
     image = y.swapaxes(0, 1).swapaxes(1, 2).reshape(h, w, n * o)    # (n, H, W, O) -> (H, W, n·O), a view
-    matmul(across[None], rows, out=image)           # (W, P·R') @ (H, P·R', n·O) -> (H, W, n·O)
+    multiply(across[None], rows, out=image)         # (W, P·R') @ (H, P·R', n·O) -> (H, W, n·O)
 
 
 @cache

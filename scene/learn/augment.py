@@ -7,6 +7,7 @@ Next: optim.py
 """
 
 import math
+from functools import cache
 
 import torch
 
@@ -76,9 +77,15 @@ def fade(photos, share):
     """
     few = round(share * len(photos))
     photos = photos.clone()
-    luma = photos[:few] @ torch.tensor(LUMA, device=photos.device)              # (n, H, W, 3) -> (n, H, W)
+    luma = photos[:few] @ luma_weights(photos.device)                           # (n, H, W, 3) -> (n, H, W)
     photos[:few] = luma[..., None]
     return photos
+
+
+@cache
+def luma_weights(device):
+    """The weights of the luma, (3,), copied to a device once: a CUDA graph allows no copy from the CPU."""
+    return torch.tensor(LUMA, device=device)
 
 
 def relight(photos, strength, generator):

@@ -29,7 +29,7 @@ class SGD:
         self.decayed = slice(0, network.decayed)
 
     def step(self, learning_rate):
-        self.network.params.sub_(self.direction(), alpha=learning_rate)
+        descend(self.network.params, self.direction(), learning_rate)
 
     def direction(self):
         """The direction of the step, g + μ v or v. With Nesterov, it overwrites the gradients."""
@@ -62,7 +62,7 @@ class Muon(SGD):
 
     def step(self, learning_rate, resting=()):
         """resting: layers without gradients, whose steps need not be made orthogonal."""
-        self.network.params.sub_(self.direction(resting), alpha=learning_rate)
+        descend(self.network.params, self.direction(resting), learning_rate)
         for slot in self.hidden:
             w = view(self.network.params, slot)
             w.mul_((2 * len(w)) ** 0.5 / w.norm())
@@ -78,6 +78,14 @@ class Muon(SGD):
             part.copy_(orthogonal(rows).mul_(scale).reshape(part.shape))
         update[self.network.decayed:].mul_(self.norm_rate)
         return update
+
+
+def descend(params, direction, rate):
+    """θ ← θ - η d, in place. A CUDA graph freezes a rate that is a number, and reads one that is a tensor."""
+    if isinstance(rate, torch.Tensor):
+        params.addcmul_(direction, rate, value=-1)
+    else:
+        params.sub_(direction, alpha=rate)
 
 
 def orthogonal(g, steps=3):

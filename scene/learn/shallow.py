@@ -28,7 +28,7 @@ def without_bodies(network):
 
 def inside_bodies(network):
     """The simple layers that `without_bodies` leaves out."""
-    return {layer for residual in residuals(network) for _, layer in residual.body.walk()}
+    return frozenset(layer for residual in residuals(network) for _, layer in residual.body.walk())
 
 
 def set_body_scale(network, scale):

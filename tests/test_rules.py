@@ -25,8 +25,11 @@ ALLOWED = {
     "add", "addcmul", "addmm", "amax", "concatenate", "eq", "exp", "flip", "matmul", "maximum", "mean",
     "moveaxis", "sqrt", "sum", "where",
     # the machine
-    "Generator", "bfloat16", "cpu", "cpu.get_capabilities", "cuda", "cuda.is_available",
-    "cuda.is_bf16_supported", "float32", "set_num_threads",
+    "Generator", "Tensor", "bfloat16", "cpu", "cpu.get_capabilities", "cuda", "cuda.is_available",
+    "cuda.is_bf16_supported", "device", "float32", "full", "set_num_threads",
+    # CUDA graphs
+    "cuda.CUDAGraph", "cuda.Stream", "cuda.current_stream", "cuda.graph", "cuda.graph_pool_handle",
+    "cuda.stream",
 }
 NUMPY_ONLY = {"ascontiguousarray", "lib", "lib.stride_tricks", "lib.stride_tricks.as_strided"}
 

@@ -8,13 +8,14 @@ import torch
 from scene.learn.augment import augment
 from scene.learn.check import check
 from scene.learn.checkpoint import Keeper
+from scene.learn.graph import recorded
 from scene.learn.optim import Muon, one_cycle
 from scene.learn.precision import set_precision
 from scene.learn.progress import Progress, check_answers
 from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
-from scene.learn.team import Team
+from scene.learn.team import make_team
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.processes import tune_malloc
 from scene.signals import postponed
@@ -37,9 +38,10 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     learn = make_learner(network, pixels, labels, settings, plan)
     bodies = inside_bodies(network)
 
-    with (postponed() as signals, Team(network, learn, plan.shards) as team,
+    with (postponed() as signals, make_team(network, learn, plan.shards) as team,
           Progress(settings.epochs, len(labels)) as progress):
         optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
+        take_step = recorded(optimizer.step, settings.device)
         memory = {"parameters": network.params, "statistics": network.state, "velocity": optimizer.velocity}
         keeper = Keeper(checkpoint, signals, progress, generator, memory)
         done = keeper.resume()
@@ -63,7 +65,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
 
                 # Step: far at first, then ever less.
                 rate = settings.learning_rate * one_cycle(done / plan.steps)
-                optimizer.step(rate, resting=bodies if done < plan.opening else ())
+                take_step(rate, bodies if done < plan.opening else ())
                 done += 1
             progress.end_epoch()
     # Training saw crops, the network will be asked about whole photos.
@@ -78,16 +80,18 @@ def make_learner(network, pixels, labels, settings, plan):
     shallow = without_bodies(network)
 
     def learn(step, photos, randomness):
-        """photos: (n,) indices. Fills network.grads, and returns the sums of loss and right answers."""
         net = shallow if step < plan.opening else network
-        photos = photos.to(pixels.device)
-        size, area = crop_at(step / plan.steps, network, settings)
+        return differentiate(net, photos, *crop_at(step / plan.steps, network, settings), randomness)
+
+    def differentiate(net, photos, size, area, randomness):
+        """photos: (n,) indices. Fills network.grads, and returns the sums of loss and right answers."""
         x = augment(pixels.index_select(0, photos), size, area, settings.grey, randomness)
         logits = net.forward(x, training=True)
         value = loss.forward(logits, labels[photos])
         net.backward(loss.backward())
         return value * len(photos), (logits.argmax(1) == labels[photos]).sum()
 
+    differentiate = recorded(differentiate, settings.device)
     return learn
 
 

@@ -111,7 +111,7 @@ class Plan(NamedTuple):
     """The parts of a training run. They depend on settings and photos, never on the machine."""
 
     batches: int                # in an epoch
-    shards: int                 # in a batch: the parts that one core works on at a time
+    shards: int                 # in a batch: the parts that one core works on at a time; 1 on a GPU
     steps: int                  # in all
     opening: int                # the first step that trains residual bodies, too
 
@@ -119,7 +119,7 @@ class Plan(NamedTuple):
 def make_plan(photos, settings):
     """The Plan for this many photos."""
     batches = parts(photos, settings.batch_size)
-    shards = min(parts(photos // batches, settings.shard), MOST_SHARDS)
+    shards = min(parts(photos // batches, settings.shard), MOST_SHARDS) if settings.device == "cpu" else 1
     steps = settings.epochs * batches
     opening = math.ceil(STAGES[0].until * steps) if settings.small_start else 0
     return Plan(batches, shards, steps, opening)

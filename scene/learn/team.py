@@ -2,9 +2,10 @@
 
 A batch is cut into shards, which the processes divide among themselves. Each shard's gradients and statistics
 go into a row of shared memory, and the rows are averaged in the order of the shards. The cut depends on the
-settings and never on the machine, so the same seed gives the same bytes on one core or many.
+settings and never on the machine, so the same seed gives the same bytes on one core or many. A GPU takes
+the whole batch at once.
 
-Next: recalibrate.py
+Next: graph.py
 """
 
 import numpy as np
@@ -14,6 +15,37 @@ from scene import processes
 from scene.processes import forked, receive, shared_memory, spin_until_ready
 
 SPIN = 0.02                 # seconds: a worker waits about half as long between two steps
+
+
+def make_team(network, learn, shards):
+    """A Team, or on a GPU a Solo, which has the same methods."""
+    return Solo(network, learn) if network.params.is_cuda else Team(network, learn, shards)
+
+
+class Solo:
+    """Computes the gradients of whole batches on one device, as a Team does with a single shard.
+
+    There is nothing to average: `learn` works in the network's own memory.
+    """
+
+    def __init__(self, network, learn):
+        self.network = network
+        self.learn = learn
+        self.generator = torch.Generator(network.params.device)
+        for _, layer in network.walk():
+            layer.generator = self.generator
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        """There are no workers to end."""
+
+    def step(self, step, batch, seeds):
+        """See Team.step.   seeds: (1,)."""
+        self.network.grads.zero_()
+        self.generator.manual_seed(seeds.item())
+        return [value.item() for value in self.learn(step, batch, self.generator)]
 
 
 class Team:
@@ -30,16 +62,15 @@ class Team:
         self.network = network
         self.learn = learn
         self.shards = shards
-        device = network.params.device
-        alone = device.type != "cpu" or not processes.can_fork()
-        memory = (lambda *shape: torch.zeros(shape, device=device)) if alone else shared
+        alone = not processes.can_fork()
+        memory = (lambda *shape: torch.zeros(shape)) if alone else shared
         self.params = memory(network.size).copy_(network.params)
         self.state = memory(network.state_size).copy_(network.state)
         self.grads = memory(shards, network.size)           # a row for each shard
         self.states = memory(shards, network.state_size)
         self.sums = memory(shards, 2)
         self.mean = memory(network.size)                    # the gradient of the whole batch
-        self.generator = torch.Generator(device)
+        self.generator = torch.Generator()
         for _, layer in network.walk():
             layer.generator = self.generator
         self.processes = 1 if alone else min(processes.cores(), shards)

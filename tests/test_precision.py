@@ -1,5 +1,6 @@
 """Mixed precision: large products in bfloat16, everything else in float32."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from scene.nn.linear import Linear
 from scene.nn.loss import CrossEntropy
 from scene.nn.winograd import WinogradConv2d
 from tests import oracle
-from tests.jobs import make_settings, photos
+from tests.jobs import main_job, make_photos, make_settings, photos, start_job
 from tests.strategies import seeds
 from tests.twins import twin
 
@@ -175,3 +176,27 @@ def test_losses_are_as_close_to_float32_as_those_of_autocast(make):
     other = (torch.tensor(list(autocast())) - exact).abs()
     assert 0 < mine.max() < 0.03 and other.max() < 0.03, (mine.max(), other.max())
     assert mine.mean() < 4 * other.mean() + 1e-3, (mine.mean(), other.mean())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with photos and the checkpoint of a run in bfloat16 that was stopped by a signal."""
+    folder = tmp_path_factory.mktemp("stopped")
+    for name in "train", "test":
+        make_photos(folder / name)
+    process = start_job("train", "test", "FCNN", "--epochs", 100000, "--precision", "bfloat16", cwd=folder)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    return folder
+
+
+def test_a_run_is_not_resumed_in_another_precision(stopped):
+    command = ["train", "test", "FCNN", "--epochs", 100000, "--resume", "--precision", "float32"]
+    result = main_job(*command, cwd=stopped)
+    assert result.returncode == 2
+    assert "belongs to another run: precision was bfloat16 and is float32." in result.stderr
+
+
+def test_by_default_the_fastest_precision_is_chosen_and_shown(stopped, tmp_path):
+    result = main_job("train", "test", "FCNN", "--epochs", 1, "--output", tmp_path, cwd=stopped)
+    assert f"precision {fastest('cpu')}" in result.stdout

@@ -11,9 +11,11 @@ signals.Stopped     a signal asked the program to stop
 Next: signals.py
 """
 
+import io
 import os
 import sys
 
+from scene import memory
 from scene.signals import Stopped, stop_on_signals
 
 
@@ -33,40 +35,102 @@ def printable(name):
     return "".join(map(shown, os.fsdecode(name)))
 
 
+def listed(words, most=100):
+    """Words with commas between them, of which the first are shown and the others counted."""
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def explain(error):
+    """An OSError as a sentence."""
+    where = f"{printable(error.filename)}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
+
+
 def run(work, *arguments):
     """Calls work(*arguments) and returns the exit code of the command: work's own, 0, or the error's."""
     prepare_streams()
     stop_on_signals()
+    code = call(work, arguments)
     try:
-        code = work(*arguments) or 0
         sys.stdout.flush()
-        return code
+    except OSError:                             # its reader has gone, say `head`, or its terminal is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
+
+
+def call(work, arguments):
+    """Calls work(*arguments), says what went wrong, and returns the exit code."""
+    try:
+        return work(*arguments) or 0
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except Stopped as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:                     # the reader of our output, say `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 1
-    except OSError as error:
-        where = f"{printable(error.filename)}: " if error.filename else ""
-        print(f"{where}{error.strerror or error}.", file=sys.stderr)
-        return 2
     except Exception as error:
+        if memory.is_exhausted(error):
+            print(f"{memory.describe(error)} Close other programs.", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError):
+            print(explain(error), file=sys.stderr)
+            return 2
+        notes = "".join(f" {note}" for note in getattr(error, "__notes__", []))
         print(f"Scene failed unexpectedly ({type(error).__name__}: {error}). "
-              f"The traceback is in {save_traceback()}.", file=sys.stderr)
+              f"The traceback is in {save_traceback()}.{notes}", file=sys.stderr)
         return 1
+
+
+class Lasting(io.FileIO):
+    """A file descriptor that drops what it cannot write. For stdout, stderr says so once."""
+
+    silent = False
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self.silent:
+                self.silent = True
+                print(f"The output cannot be written ({error.strerror}), so Scene goes on without it.",
+                      file=sys.stderr)
+            return len(data)
+
+
+def outlast(stream):
+    """The same stream, except that writing to it raises no OSError, such as when its reader has gone."""
+    stream.flush()
+    raw = Lasting(stream.fileno(), "wb", closefd=False)
+    raw.silent = stream is sys.stderr
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors,
+                            line_buffering=stream.line_buffering)
+
+
+def outlast_reader():
+    """Lets a command finish although nobody reads its output any more: its work is worth more than its words.
+
+    Without this, a broken pipe ends the command, as it should where the words are all there is.
+    """
+    if sys.stdout is sys.__stdout__:            # and not a test's
+        sys.stdout = outlast(sys.stdout)
 
 
 def prepare_streams():
-    """Makes stdout and stderr safe to print to, even if the shell closed them or the terminal is ASCII."""
+    """Makes stdout and stderr safe to print to, even if the shell closed them or the terminal is ASCII.
+
+    A message that cannot be shown, on a terminal that was closed, must not hide the exit code.
+    """
     if sys.stdout is None or sys.stderr is None:
         sys.stdout = sys.stdout or open(os.devnull, "w")        # noqa: SIM115
         sys.stderr = sys.stderr or open(os.devnull, "w")        # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = outlast(sys.stderr)
 
 
 def save_traceback():

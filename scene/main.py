@@ -12,23 +12,30 @@ import argparse
 import json
 import math
 import os
+import platform
+import shlex
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import NamedTuple
 
-from scene import errors, files, processes
+from scene import errors, files, memory, processes
 from scene.answer import metrics, modelfile
-from scene.answer.classifier import Classifier
-from scene.errors import UserError, printable
+from scene.answer.classifier import PRETRAINED, Classifier
+from scene.errors import UserError, explain, listed, printable
 from scene.learn import recipe
 from scene.learn.check import NetworkError, check
+from scene.learn.output import Output
 from scene.models import MODES
 from scene.photos import folder
 from scene.photos.findings import table
 from scene.signals import Stopped
+from scene.version import VERSION
 
+LEAST_IMAGE_SIZE = 8
+FEW_PHOTOS = 100            # for a class
+LESS_MEMORY = "A new run in another --output needs less memory with a smaller --batch-size or --image-size."
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -40,66 +47,90 @@ exit codes:
 
 
 def run(options):
-    """Trains a network or loads a model, tests it, and writes and prints the metrics."""
+    """Trains a network or only tests a model, and writes and prints the metrics."""
     started = time.monotonic()
-    output = prepare_output(options)
+    errors.outlast_reader()
     check_device(options.device)
+    output = Output(options.output, options.mode)
     if options.load_model:
-        classifier, test_photos, findings = load_test(options)
+        test_model(options, output, started)
     else:
-        teacher = open_teacher(options)
-        train_photos, test_photos, findings = load_both(options)
-        classifier = train_and_save(train_photos, teacher, options, output)
+        with output.claimed(options.resume):
+            train_and_test(options, output, started)
 
-    model = options.load_model or output.model
-    with modelfile.named(model):
-        probabilities = classifier.probabilities(test_photos.pixels, processes.parallel_map)
-    report = {"mode": options.mode, **metrics.evaluate(test_photos.labels, probabilities, classifier.classes)}
-    report["seconds"] = round(time.monotonic() - started, 2)
-    report["findings"] = [finding._asdict() for finding in findings]
-    files.write(output.metrics, json.dumps(report, indent=1).encode())
+
+def test_model(options, output, started):
+    """Tests the model of --load-model. Of the files in --output it writes only the evaluation."""
+    output.prepare_evaluation()
+    classifier, test_photos, findings = load_test(options)
+    report = test(classifier, options.load_model, test_photos, findings)
+    report |= {"settings": {"mode": options.mode, "image_size": classifier.image_size}}
+    write_report(output.evaluation, report, options, started)
+    say_result(report, options.load_model, output.evaluation, started)
+
+
+def train_and_test(options, output, started):
+    """Trains, saves and tests a network. The checkpoint stays until all other files are written."""
+    resumed = options.resume and os.path.exists(output.checkpoint)
+    teacher = open_teacher(options)
+    train_photos, test_photos, findings = load_both(options)
+    with resumable(output, "continues from the last checkpoint"):
+        classifier, about = train_and_save(train_photos, teacher, options, output)
+    with resumable(output, "goes straight to the test"):
+        report = test(classifier, output.model, test_photos, findings) | about
+        write_report(output.metrics, report, options, started)
+        files.remove(output.checkpoint)
+    say_result(report, output.model, output.metrics, started, resumed)
+    say_next(report, train_photos, options, output)
+
+
+def test(classifier, path, photos, findings):
+    """The metrics of a model, by its path, on the photos of TEST."""
+    with modelfile.named(path):
+        probabilities = classifier.probabilities(photos.pixels, processes.parallel_map)
+    report = {"mode": classifier.mode, **metrics.evaluate(photos.labels, probabilities, classifier.classes)}
+    return report | {"leaks": folder.count_leaks(findings),
+                     "findings": [finding._asdict() for finding in findings],
+                     "model": {"path": path, "sha256": classifier.sha256}}
+
+
+def write_report(path, report, options, started):
+    """Adds the circumstances to a report and writes it: a line of JSON for each entry."""
+    folders = {"test": os.path.abspath(options.test)}
+    if not options.load_model:
+        folders["train"] = os.path.abspath(options.train)
+    packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
+    report |= {"folders": folders, "versions": {"scene": VERSION, "python": platform.python_version(), **packages},
+               "seconds": round(time.monotonic() - started, 2)}
+    entries = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in report.items()]
+    files.write(path, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
+
+
+def say_result(report, model, path, started, resumed=False):
+    """Prints the metrics, what spoils them, and the files. Only now is everything written, and the time up."""
     print(metrics.describe(report))
-    print(f"Model: {printable(model)}, metrics: {printable(output.metrics)}, "
-          f"total time: {report['seconds']:.1f} s")
+    if report["leaks"]:
+        print(f"\nThis accuracy is too high: {report['leaks']} of the {report['photos']} test photos are also "
+              "training photos. Keep each photo in only one of the two folders.")
+    words = "time since it was resumed" if resumed else "total time"
+    print(f"Model: {printable(model)}, metrics: {printable(path)}, {words}: "
+          f"{time.monotonic() - started:.1f} s")
 
 
-class Output(NamedTuple):
-    """The files of a run."""
-
-    model: str
-    metrics: str
-    checkpoint: str
-    diverged: str           # the last good weights of a run that diverged, as a model
-
-
-def prepare_output(options):
-    """The paths to write, checked to be writable before training begins. Raises UserError or OSError."""
-    os.makedirs(options.output, exist_ok=True)
-    names = ("model_{}", "metrics_{}.json", "checkpoint_{}", "diverged_{}")
-    output = Output(*(os.path.join(options.output, name.format(options.mode)) for name in names))
-    for path in output:
-        if os.path.isdir(path):
-            raise UserError(f"{printable(path)} is a folder, but Scene writes a file there: choose another "
-                            "--output.")
-    if os.path.exists(output.checkpoint) and not options.resume and not options.load_model:
-        raise UserError(f"{printable(output.checkpoint)} is the checkpoint of an interrupted run: add "
-                        "--resume to continue it, or delete it to start over.")
-    if options.resume and not os.path.exists(output.checkpoint):
-        print(f"Note: there is no {printable(output.checkpoint)} to resume from, so training starts from the "
-              "beginning.")
-    for path in [output.metrics] if options.load_model else output:     # tests leave other runs' files alone
-        files.sweep(path)
-    check_writable(options.output)
-    return output
+def say_next(report, photos, options, output):
+    """Prints what would help most, where photos are few, and the next command."""
+    average = len(photos.labels) / len(photos.classes)
+    pretrained = not options.start_from and PRETRAINED.get(options.mode)
+    if average < FEW_PHOTOS:
+        also = f", and then --start-from {shown_path(pretrained)}" if pretrained else ""
+        print(f"Each class has {average:.0f} training photos on average. More of them would help most{also}.")
+    print(f"Next: python -m scene.predict PHOTO --model {shown_path(output.model)}")
 
 
-def check_writable(folder):
-    """Raises UserError unless files can be made in a folder."""
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{printable(folder)} cannot be written to ({error.strerror}): choose another "
-                        "--output.") from error
+def shown_path(path):
+    """A path as an argument for a shell, relative if it is below the current folder."""
+    relative = os.path.relpath(path)
+    return shlex.quote(printable(path if relative.startswith(os.pardir) else relative))
 
 
 def check_device(device):
@@ -145,7 +176,8 @@ def load_both(options):
     say_listings(listings)
     classes = listings[0].classes
     findings = folder.check(*listings)
-    sets, findings = folder.load(listings, classes, options.image_size, findings, options.skip_bad)
+    check_memory(listings, options.image_size, "Choose a smaller --image-size{}, or use fewer photos.")
+    sets, findings = load(listings, classes, options.image_size, findings, options.skip_bad)
     say_findings(findings)
     return *sets, findings
 
@@ -155,14 +187,37 @@ def load_test(options):
     classifier = Classifier.open(options.load_model)
     check_mode(options.load_model, classifier.mode, options.mode)
     classes = classifier.classes
-    print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: "
-          f"{', '.join(classes)}")
+    print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {listed(classes)}")
     listing = folder.scan(options.test)
     say_listings([listing])
     findings = folder.check_test(classes, listing)
-    sets, findings = folder.load([listing], classes, classifier.image_size, findings, options.skip_bad)
+    check_memory([listing], classifier.image_size, "Divide TEST into parts, and test one after another.")
+    sets, findings = load([listing], classes, classifier.image_size, findings, options.skip_bad)
     say_findings(findings)
     return classifier, *sets, findings
+
+
+def check_memory(listings, size, advice):
+    """Raises UserError if the decoded photos cannot fit into the memory.   {} in advice: what would fit."""
+    photos = sum(len(listing.paths) for listing in listings)
+    needed = photos * size * size * 3
+    free = memory.available()
+    if needed > free:
+        largest = math.isqrt(int(free) // (3 * photos))
+        fits = f", at most {largest}" if largest >= LEAST_IMAGE_SIZE else ""
+        raise UserError(f"{photos} photos of {size}x{size} pixels need {memory.size(needed)} of memory, but only "
+                        f"{memory.size(free)} are free. {advice.format(fits)}")
+
+
+def load(*arguments):
+    """Calls folder.load, and says what helps if memory runs out."""
+    try:
+        return folder.load(*arguments)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        raise UserError(f"{memory.describe(error)} Close other programs, or choose a smaller --image-size.") \
+            from error
 
 
 def say_listings(listings):
@@ -170,7 +225,7 @@ def say_listings(listings):
     for listing in listings:
         counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
         print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(counts)} classes: "
-              f"{', '.join(counts) or 'none'}")
+              f"{listed(counts) or 'none'}")
         if listing.passed_over:
             kinds = [f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items())]
             print(f"  passed over: {', '.join(kinds)}")
@@ -184,13 +239,15 @@ def say_findings(findings):
 
 
 def train_and_save(photos, teacher, options, output):
-    """Trains a network, writes its model file, and returns the Classifier in that file."""
+    """Trains a network, writes its model file, and returns the Classifier in that file, and how it was made.
+
+    If the model is already there, written by the same run, nothing is trained.
+    """
     import torch  # takes a second, so not before the first lines are on the screen
 
     from scene.learn.checkpoint import Checkpoint, describe
     from scene.learn.loop import LOSSES, train
     from scene.learn.precision import fastest
-    from scene.learn.progress import Diverged
 
     source = teacher and teacher.network
     network = make_network(options, len(photos.classes), source)
@@ -206,36 +263,75 @@ def train_and_save(photos, teacher, options, output):
     if least := LOSSES[settings.loss]().least(len(photos.classes)):
         print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
 
+    made = {"settings": shown, "run": describe(options.mode, network, photos, settings, source)}
+    checkpoint = Checkpoint(output.checkpoint, made["run"])
+    if options.resume and not os.path.exists(output.checkpoint):
+        history = find_history(output, made["run"])
+        if history is not None:
+            return Classifier.open(output.model), made | {"history": history}
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    checkpoint = Checkpoint(output.checkpoint, describe(options.mode, network, photos, settings, source))
-    with resumable(output.checkpoint):
-        try:
-            train(network, pixels, labels, settings, source, checkpoint)
-        except Diverged as error:
-            if not checkpoint.restore(network):         # somebody has deleted it
-                raise
-            modelfile.save(output.diverged, network, card)
-            checkpoint.remove()
-            raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
-                           "like any other.") from error
-        modelfile.save(output.model, network, card)
-        classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
-        checkpoint.remove()                             # only now: the file is known to open
-    return classifier
+    with saving_diverged(network, card, checkpoint, output):
+        history = train(network, pixels, labels, settings, source, checkpoint)
+    data = modelfile.encode(network, card)
+    output.keep_previous(data)
+    files.write(output.model, data)
+    classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
+    epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
+    return classifier, made | {"history": epochs}
+
+
+def find_history(output, run):
+    """The history of the finished run that wrote the model in --output, if it is this run, or None."""
+    from scene.learn.checkpoint import compare
+
+    report = output.finished()
+    if not report:
+        return None
+    if differences := compare(report["run"], run):
+        print(f"Note: {printable(output.model)} is of another run ({'; '.join(differences)}), so training starts "
+              "from the beginning.", flush=True)
+        return None
+    print(f"This run is finished, and {printable(output.model)} is its model: nothing is trained.", flush=True)
+    return report["history"]
 
 
 @contextmanager
-def resumable(checkpoint):
-    """Adds to the message of a stop signal or a killed worker how to continue the run."""
-    advice = "The same command with --resume continues from the last checkpoint."
+def saving_diverged(network, card, checkpoint, output):
+    """Writes the last good weights as a model if the training in the block diverges."""
+    from scene.learn.progress import Diverged
+
     try:
         yield
-    except processes.WorkerKilled as error:
-        raise UserError(f"{error} A smaller --batch-size needs less memory. {advice}") from error
-    except Stopped as error:
-        if str(error) != Stopped.MESSAGE or not os.path.exists(checkpoint):
+    except Diverged as error:
+        if not checkpoint.restore(network):         # somebody has deleted it
             raise
-        raise Stopped(error.number, f"{error} {advice}") from error
+        modelfile.save(output.diverged, network, card)
+        checkpoint.remove()
+        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
+                       "like any other.") from error
+
+
+@contextmanager
+def resumable(output, how):
+    """Adds to the message of an error or stop signal how to continue the run.   how: what --resume does."""
+    try:
+        yield
+    except Exception as error:
+        there = os.path.exists(output.checkpoint)
+        advice = f" The same command with --resume {how}." if there else ""
+        if memory.is_exhausted(error):
+            raise UserError(f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}") from error
+        if isinstance(error, processes.WorkerKilled):
+            raise UserError(f"{error}{advice} {LESS_MEMORY}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{explain(error)}{advice}") from error
+        if not isinstance(error, UserError):
+            error.add_note(advice.strip())
+        raise
+    except Stopped as error:
+        if str(error) != Stopped.MESSAGE or not os.path.exists(output.checkpoint):
+            raise
+        raise Stopped(error.number, f"{error} The same command with --resume {how}.") from error
 
 
 def make_network(options, classes, teacher):
@@ -278,7 +374,7 @@ def parse(arguments):
     add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
     add("--learning-rate", type=number(float, 1e-9),
         help=f"the highest rate (default: {default('learning_rate')}, or a tenth with --start-from)")
-    add("--image-size", type=number(int, 8, 512), metavar="N",
+    add("--image-size", type=number(int, LEAST_IMAGE_SIZE, 512), metavar="N",
         help=f"photos are resized to NxN pixels (default: {default('image_size')})")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")

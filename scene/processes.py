@@ -116,14 +116,14 @@ def spin_until_ready(pipe, seconds):
         pass
 
 
-def parallel_map(work, items, together=1):
+def parallel_map(work, items, together=1, most=math.inf):
     """Like the built-in `map`, but on all cores: yields work(item) for every item of a sequence, in order.
 
-    Forks one process per core and gives each an equal share. Results are pickled, `together` at a time, so
+    Forks one process per core, at most `most`, and gives each an equal share. Results are pickled, `together` at a time, so
     `work` should leave large ones in `shared_memory`. Runs in this process where it cannot fork, and for a
     handful of items.
     """
-    count = min(cores(), len(items) // together) if can_fork() else 1
+    count = min(cores(), len(items) // together, most) if can_fork() else 1
     if count < 2:
         yield from map(work, items)
         return

@@ -6,6 +6,7 @@ of ten. The process that forks must have no other threads. tests/test_checkpoint
 """
 
 import hashlib
+import json
 import os
 import signal
 import tempfile
@@ -26,6 +27,7 @@ class Job:
     """`python -m scene.main train test MODE` in a fork, its output in the file `log`."""
 
     def __init__(self, mode, *options):
+        Path("log").unlink(missing_ok=True)
         self.pid = os.fork()
         if self.pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job would ignore it
@@ -64,7 +66,7 @@ def model(mode):
 
 def log():
     """The output of the last run."""
-    return Path("log").read_text()
+    return Path("log").read_text() if os.path.exists("log") else ""
 
 
 def uninterrupted(mode, *options):
@@ -78,34 +80,72 @@ def uninterrupted(mode, *options):
 def kills(count):
     """Kills runs that save at every step, until `count` kills have hit a save. Each run resumes the last.
 
-    Half of the kills come at a random moment, the others within milliseconds of the next save after one.
+    A third of the kills come at a random moment, a third within milliseconds of the next save after one, and a
+    third after the last step, while the model, the test and the metrics are under way.
     """
     mode = "FCNN"
     options = ["--epochs", "40", "--batch-size", "12", "--image-size", "8", "--resume"]
     with training_folder():
         checkpoint.PAUSE = 0
         true, seconds = uninterrupted(mode, *options)
+        history = metrics(mode)["history"]
         random = Random(0)
-        runs = inside = resumed = finished = 0
+        runs = inside = resumed = finished = late = tested = 0
         while inside < count:
             runs += 1
             there = os.path.exists(f"checkpoint_{mode}")
             job = Job(mode, *options)
-            into_save = random.uniform(0, 0.01) if runs % 2 else None
-            code = kill(job, random.uniform(0, seconds / 3), into_save)
+            if runs % 3 == 2:
+                code = kill_after_training(job, random.uniform(0, 0.08))
+            else:
+                code = kill(job, random.uniform(0, seconds / 3), random.uniform(0, 0.01) if runs % 3 else None)
             if code == -signal.SIGKILL:
                 inside += job.is_saving()
+                late += is_trained()
             else:                                               # it ended just before the kill
-                assert code == 0 and model(mode) == true, log()
+                assert code == 0, (code, log())
                 finished += 1
             if said := log():
                 assert "Traceback" not in said and "damaged" not in said
                 resumed += there and "Resumed in epoch" in said
+                tested += "nothing is left to train" in said
             check_readable(f"checkpoint_{mode}")
-        assert Job(mode, *options).wait() == 0 and model(mode) == true
-    print(f"{runs} runs killed at random moments, {inside} of them inside a save: 0 unreadable files; "
-          f"{resumed} resumed the run before; {finished + 1} trainings ended, each with the bytes of the "
-          "uninterrupted one")
+            if code == 0:
+                assert model(mode) == true and metrics(mode)["history"] == history
+                assert sorted(os.listdir()) == ["log", f"metrics_{mode}.json", f"model_{mode}", "test", "train"]
+                forget(mode)
+        if finished == 0 or not os.path.exists(f"model_{mode}"):
+            assert Job(mode, *options).wait() == 0, log()
+        assert model(mode) == true and metrics(mode)["history"] == history
+    print(f"{runs} runs killed at random moments, {inside} of them inside a save, {late} after the last step: "
+          f"0 unreadable files; {resumed} resumed the run before, {tested} of them with nothing left to train; "
+          f"{finished + 1} trainings ended, each with the bytes and the history of the uninterrupted one")
+
+
+def metrics(mode):
+    """The metrics that were written."""
+    return json.loads(Path(f"metrics_{mode}.json").read_text())
+
+
+def forget(mode):
+    """Deletes the results of a run that has ended, so that the next one trains again."""
+    for name in f"model_{mode}", f"metrics_{mode}.json":
+        os.unlink(name)
+
+
+def is_trained():
+    """Whether the last run had done its last step."""
+    return "epoch 40/40" in log() or "nothing is left to train" in log()
+
+
+def kill_after_training(job, seconds):
+    """Kills a job some seconds after its last step: -> its exit code."""
+    code = None
+    while code is None and not is_trained():
+        code = job.wait(0.0002)
+    if code is None:
+        code = job.wait(seconds)
+    return job.end(signal.SIGKILL) if code is None else code
 
 
 def kill(job, after, into_save):

@@ -100,7 +100,7 @@ def test_weights_are_saved_only_once_a_step_has_shown_that_they_are_good(tmp_pat
     with pytest.raises(Diverged, match="Training diverged in epoch 1: the loss has exploded to "):
         begun(tmp_path, rate=1e9)
     place, arrays = Checkpoint(tmp_path / "checkpoint", RUN).load()
-    assert place == {"epoch": 1, "photos": 0, "loss": 0, "right": 0, "done": 0}
+    assert place == {"epoch": 1, "photos": 0, "loss": 0, "right": 0, "history": [], "done": 0}
     start = FCNN(3, 16).start(torch.Generator().manual_seed(0))
     np.testing.assert_array_equal(arrays["parameters"], start.params)
 
@@ -109,11 +109,12 @@ def test_it_is_not_saved_more_often_than_it_needs_to_be(tmp_path, monkeypatch):
     writes = []
     monkeypatch.setattr(Checkpoint, "write", lambda checkpoint, data: writes.append(data))
     begun(tmp_path)
-    assert len(writes) == 16                # every step is due as long as nothing was written
+    assert len(writes) == 16 + 1            # every step is due as long as nothing was written, and the end
     monkeypatch.undo()
-    monkeypatch.setattr("scene.files.write", lambda path, data: writes.append(data))
+    writes.clear()
+    monkeypatch.setattr("scene.files.write", lambda path, data, overwrite: writes.append(data))
     begun(tmp_path)
-    assert len(writes) == 17
+    assert len(writes) == 1 + 1
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
@@ -227,13 +228,13 @@ def damage(folder):
 
 @pytest.mark.parametrize("options, spoil, message", [
     ([], None,
-     "./checkpoint_FCNN is the checkpoint of an interrupted run: add --resume to continue it, or delete "
-     "it to start over.\n"),
+     "./checkpoint_FCNN is the checkpoint of an interrupted run: add --resume to continue it, or choose "
+     "another --output to start a new run.\n"),
     (["--resume", "--seed", "4"], None,
      "./checkpoint_FCNN belongs to another run: seed was 0 and is 4. Use the same photos and options as "
-     "before, or delete it to start over.\n"),
+     "before, or choose another --output to start a new run.\n"),
     (["--resume", "--image-size", "16", "--loss", "mse"], None,
-     "image size was 8 and is 16; loss was cross-entropy and is mse; class dark was 6 photos ("),
+     "belongs to another run: image size was 8 and is 16; loss was cross-entropy and is mse. Use the same"),
     (["--resume"], change_photo, "belongs to another run: class dark was 6 photos ("),
     (["--resume"], lose_photo, "class light was 6 photos ("),
     (["--resume"], rename_class, "class pale was none and is 6 photos ("),
@@ -310,9 +311,9 @@ def test_a_killed_worker_ends_the_run_with_advice_and_it_resumes(tmp_path):
     os.kill(int(children[0]), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, (
-        "A worker process was killed, perhaps for lack of memory: close other programs. A smaller "
-        "--batch-size needs less memory. "
-        "The same command with --resume continues from the last checkpoint.\n"))
+        "A worker process was killed, perhaps for lack of memory: close other programs. The same command with "
+        "--resume continues from the last checkpoint. A new run in another --output needs less memory with a "
+        "smaller --batch-size or --image-size.\n"))
     result = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "Resumed in epoch " in result.stdout
 
@@ -398,14 +399,3 @@ def test_a_save_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch
     with pytest.raises(OSError, match="Input/output error"):
         files.write(tmp_path / "file", b"new")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"old"
-
-
-def test_what_killed_writers_left_is_swept_away(tmp_path):
-    """And nothing else: neither the file of a writer that still runs, nor one that only looks like it."""
-    command = [sys.executable, "-c", "import os; print(os.getpid())"]
-    dead = subprocess.run(command, capture_output=True, text=True)
-    kept = {f"model[1].{os.getpid()}.part", "model[1].backup.part", "model[1]", "model1.9.part"}
-    for name in kept | {f"model[1].{int(dead.stdout)}.part"}:
-        (tmp_path / name).touch()
-    files.sweep(tmp_path / "model[1]")
-    assert set(os.listdir(tmp_path)) == kept

@@ -1,5 +1,6 @@
 """The main job in real processes, with good and bad input: its output, its files and its exit codes."""
 
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,10 @@ def data(tmp_path):
     make_photos(tmp_path / "train")
     make_photos(tmp_path / "test")
     return tmp_path
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def changed_job(change, *arguments, cwd):
@@ -51,7 +56,9 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert lines[4].startswith("epoch 1/80: loss ")
     assert f"Accuracy {report['accuracy']:.1%} on 200 test photos (95 % interval " in result.stdout
     assert "always guessing the most common class: 20.0%" in result.stdout
-    assert lines[-1].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")
+    assert lines[-3].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")
+    assert lines[-2].startswith("Each class has 80 training photos on average. More of them would help most")
+    assert lines[-1] == "Next: python -m scene.predict PHOTO --model model_FCNN"
 
 
 def test_a_folder_called_scene_is_not_in_the_way(data):
@@ -79,17 +86,22 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("Note: nothing is trained, so --epochs, --seed has no effect.\n")
     assert "\nepoch" not in result.stdout
-    again = json.loads((data / "again/metrics_CNN.json").read_text())
-    assert {**again, "seconds": 0} == {**first, "seconds": 0}
-    assert path.read_bytes() == before and not (data / "again/model_CNN").exists()
+    again = json.loads((data / "again/evaluation_CNN.json").read_text())
+    assert again["settings"] == {"mode": "CNN", "image_size": 16} and again["model"]["path"] == str(path)
+    assert again["folders"] == {"test": str(data / "test")}
+    for name in again.keys() - {"settings", "folders", "model", "seconds"}:
+        assert again[name] == first[name], name
+    assert again["model"]["sha256"] == first["model"]["sha256"] == sha256(before)
+    assert path.read_bytes() == before and os.listdir(data / "again") == ["evaluation_CNN.json"]
 
 
 def test_start_from_a_model_of_other_classes(data):
-    make_photos(data / "more", ("black", "grey", "white"))
+    for name in ("more", "others"):
+        make_photos(data / name, ("black", "grey", "white"))
     options = ["--epochs", 2, "--image-size", 24]
     assert main_job("train", "test", "CNN", *options, "--output", "teacher", cwd=data).returncode == 0
     start_from = ["--start-from", "teacher/model_CNN"]
-    result = main_job("more", "more", "CNN", *start_from, "--epochs", 1, cwd=data)
+    result = main_job("more", "others", "CNN", *start_from, "--epochs", 1, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     # The teacher's image size, and a smaller learning rate.
     assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.015," in result.stdout
@@ -99,7 +111,7 @@ def test_start_from_a_model_of_other_classes(data):
     change = np.abs(pupil.layers[1].w - teacher.layers[1].w).max()
     assert 0 < change < 0.1, "one gentle step away"
 
-    result = main_job("more", "more", "FCNN", *start_from, cwd=data)
+    result = main_job("more", "others", "FCNN", *start_from, cwd=data)
     assert result.returncode == 2
     assert "teacher/model_CNN is a model of mode CNN, not FCNN: name the mode it has." in result.stderr
 
@@ -364,7 +376,9 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_training(data):
 def test_a_reader_that_has_had_enough_is_no_error(data):
     shell = f"{sys.executable} -m scene.main train test FCNN --epochs 3 | head -1"
     result = subprocess.run(["bash", "-c", shell], cwd=data, capture_output=True, text=True)
-    assert result.stdout.startswith("train: 12 photos") and result.stderr == ""
+    assert result.stdout.startswith("train: 12 photos")
+    assert result.stderr == "The output cannot be written (Broken pipe), so Scene goes on without it.\n"
+    assert (data / "model_FCNN").exists() and (data / "metrics_FCNN.json").exists()
 
 
 def test_a_closed_output_is_no_reason_to_fail(data):
@@ -442,4 +456,4 @@ def test_the_first_line_comes_at_once(data):
     """Before torch is imported: its import takes longer than everything that the line needs."""
     result = changed_job(PRINT_WHETHER_TORCH, "train", "test", "FCNN", "--epochs", "1", cwd=data)
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("False train: 12 photos") and lines[-1].startswith("True Model: ")
+    assert lines[0].startswith("False train: 12 photos") and lines[-1].startswith("True Next: ")

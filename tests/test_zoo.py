@@ -121,7 +121,7 @@ def test_a_trained_model_is_tested_without_the_bad_photos(tmp_path):
     result = train(tmp_path, "--load-model", "model_FCNN", "--skip-bad")
     assert result.returncode == 0
     assert "skipped   test/road/0.jpg: the file is empty.\n" in result.stdout
-    assert json.loads((tmp_path / "metrics_FCNN.json").read_text())["photos"] == len(SOUND) // 2 - 1
+    assert json.loads((tmp_path / "evaluation_FCNN.json").read_text())["photos"] == len(SOUND) // 2 - 1
 
 
 @pytest.mark.parametrize("part", SETS)

@@ -5,6 +5,7 @@ begin with the verdict, the number of photos added, and the files passed over. N
 """
 
 import os
+import shutil
 import struct
 import unicodedata
 import zlib
@@ -296,9 +297,26 @@ def photo_in_train_and_test_with_another_comment(root):
       *(f"warning   test/{name}/{i}.jpg and train/{name}/{i}.jpg: {IN_BOTH_SETS}."
         for name, i in [("ocean", 0), ("ocean", 1), ("ocean", 2), ("road", 0), ("road", 1)]),
       "warning   and 1 more like this.")
+def test_is_a_copy_of_train(root):
+    (root / "test").rename(root / "unused")
+    shutil.copytree(root / "train", root / "test")
+
+
+SAME = "test on photos that the network is not trained on"
+
+
+@kind(f"error     test: the same folder as train: {SAME}.")
 def train_and_test_are_one_folder(root):
     (root / "test").rename(root / "unused")
     (root / "test").symlink_to("train")
+
+
+@kind(f"error     test/road: the same folder as train/road: {SAME}.",
+      "warning   test: 3 of 6 photos also in train, so the accuracy will be too high.",
+      *(f"warning   test/road/{i}.jpg and train/road/{i}.jpg: {IN_BOTH_SETS}." for i in range(3)))
+def a_class_folder_of_test_is_that_of_train(root):
+    (root / "test/road").rename(root / "unused")
+    (root / "test/road").symlink_to(root / "train/road")
 
 
 @kind(f"warning   train/road/mirage.jpg and train/ocean/0.jpg: {IN_TWO_CLASSES}.", used=1)

@@ -39,14 +39,16 @@ class Classifier:
     classes     the names of the classes, in the order of the network's outputs
     mode        its name in models.MODES, such as "CNN"
     image_size  photos are resized to this many pixels a side
-    name        the first 12 hex digits of the model file's SHA-256
+    sha256      the model file's SHA-256, in hex
+    name        its first 12 digits, which answers contain
     """
 
-    def __init__(self, network, card: dict, name: str = ""):
+    def __init__(self, network, card: dict, sha256: str = ""):
         with np.errstate(all="ignore"):                     # overflow ends in NaN, caught in `probabilities`
             self.network = fold(network, gradients=False)
         self.card = card
-        self.name = name
+        self.sha256 = sha256
+        self.name = sha256[:12]
         self.classes: list[str] = card["classes"]
         self.mode: str = card["mode"]
         self.image_size: int = network.image_size
@@ -72,7 +74,7 @@ class Classifier:
             import torch  # here, not above: prediction on NumPy needs none
 
             network.place(torch.from_numpy(network.params), torch.from_numpy(network.state))
-        classifier = cls(network, card, modelfile.short_name(data))
+        classifier = cls(network, card, modelfile.hash_of(data))
         try:
             classifier.probabilities(np.zeros((1, network.image_size, network.image_size, 3), np.uint8))
         except ValueError as error:

@@ -77,14 +77,14 @@ def make_card(network, mode: str, classes: list[str], **optional) -> dict:
             "layers": [repr(layer) for layer in network.layers], "fit": FIT, "mirror": True, **optional}
 
 
-def short_name(data: bytes) -> str:
-    """The name of a model in answers: the first 12 hex digits of its file's SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:12]
+def hash_of(data: bytes) -> str:
+    """The SHA-256 of a model file, in hex. Its first 12 digits are the model's name in answers."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def describe_source(data: bytes, card: dict) -> dict:
     """The entry `started_from` for the card of a model whose training starts from this model file."""
-    return {"sha256": hashlib.sha256(data).hexdigest(), "terms": card.get("terms", "")}
+    return {"sha256": hash_of(data), "terms": card.get("terms", "")}
 
 
 def check(network, card: dict) -> None:
@@ -108,6 +108,11 @@ def check(network, card: dict) -> None:
 
 def save(path, network, card: dict) -> None:
     """Writes a network and its card, as made by `make_card`, to path. Raises OSError."""
+    files.write(path, encode(network, card))
+
+
+def encode(network, card: dict) -> bytes:
+    """The bytes of the model file of a network and its card."""
     weights = {slot.name for slot in network.parameter_slots if slot.declared.decay}
     arrays = {name: as_numpy(array) for name, array in network.arrays().items()}
     for name, array in arrays.items():
@@ -118,7 +123,7 @@ def save(path, network, card: dict) -> None:
         arrays[CALIBRATION + name] = np.asarray(array, "<f4", order="C")
     told = without_arrays(card)
     scene = {"format": FORMAT, "card": told, "sha256": digest(told, arrays)}
-    files.write(path, safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)}))
+    return safetensors.numpy.save(arrays, {"scene": json.dumps(scene, sort_keys=True)})
 
 
 def without_arrays(card):
@@ -239,8 +244,11 @@ def check_classes(classes):
             raise ModelFileError("its list of classes is damaged")
         if not files.is_path_component(name):
             raise ModelFileError(f"its class {name!r:.60} cannot be the name of a folder")
-    if not 2 <= len(set(classes)) == len(classes) or len("\0".join(classes).encode()) > MOST_CLASSES:
+    if not 2 <= len(set(classes)) == len(classes):
         raise ModelFileError("its list of classes is damaged")
+    if (room := len("\0".join(classes).encode())) > MOST_CLASSES:
+        raise ModelFileError(f"the names of its {len(classes)} classes take {room} bytes, but at most "
+                             f"{MOST_CLASSES} are read: shorten the names")
 
 
 def check_kind(card):

@@ -9,7 +9,6 @@ Next: progress.py
 
 import hashlib
 import json
-import os
 import time
 from importlib.metadata import version
 
@@ -52,7 +51,7 @@ class Checkpoint:
     def write(self, data):
         """Writes the result of `encode` atomically. Raises CheckpointError."""
         try:
-            files.write(self.path, data)
+            files.write(self.path, data, overwrite=False)
         except OSError as error:
             message = (f"{printable(self.path)} could not be written: {error.strerror}. Once that is fixed, "
                        "the same command with --resume continues from the last checkpoint.")
@@ -72,7 +71,8 @@ class Checkpoint:
         about = json.loads(arrays.pop("about").tobytes())
         if differences := compare(about["run"], self.run):
             raise CheckpointError(f"{printable(self.path)} belongs to another run: {'; '.join(differences)}. "
-                                  "Use the same photos and options as before, or delete it to start over.")
+                                  "Use the same photos and options as before, or choose another --output to "
+                                  "start a new run.")
         return about["place"], arrays
 
     def restore(self, network):
@@ -86,8 +86,7 @@ class Checkpoint:
 
     def remove(self):
         """Deletes the file, if there is one. Raises OSError."""
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+        files.remove(self.path)
 
 
 class Keeper:
@@ -121,11 +120,20 @@ class Keeper:
         self.progress.resume(place)
         return place["done"]
 
+    def finish(self, done):
+        """Saves the weights after the last step, so that whoever resumes has nothing left to train."""
+        if self.checkpoint:
+            self.checkpoint.write(self.encode(done))
+
+    def encode(self, done):
+        """The bytes of the run's checkpoint after `done` steps."""
+        return self.checkpoint.encode(self.progress.place() | {"done": done}, self.memory)
+
     def take(self, done):
         """A snapshot of the run after `done` steps, for `keep`, or None if it is not time to save."""
         self.stopped_by = self.signals[0] if self.signals else None
         if self.checkpoint and (self.stopped_by or self.checkpoint.due()):
-            return self.checkpoint.encode(self.progress.place() | {"done": done}, self.memory)
+            return self.encode(done)
         return None
 
     def keep(self, snapshot):
@@ -139,9 +147,18 @@ class Keeper:
 
 
 def compare(then, now):
-    """The differences between two descriptions of runs, one string for each."""
-    words = [f"{printable(name)} was {then.get(name, 'none')} and is {now.get(name, 'none')}"
-             for name in then | now if then.get(name) != now.get(name)]
+    """The differences between two descriptions of runs, one string for each.
+
+    At another image size every photo has other pixels. Then classes are compared by their number of photos.
+    """
+    resized = then.get("image size") != now.get("image size")
+
+    def value(run, name):
+        found = run.get(name, "none")
+        return found.partition(" (")[0] if resized and name.startswith("class ") else found
+
+    words = [f"{printable(name)} was {value(then, name)} and is {value(now, name)}"
+             for name in then | now if value(then, name) != value(now, name)]
     more = len(words) - MOST_DIFFERENCES
     return words if more <= 0 else [*words[:MOST_DIFFERENCES], f"and {more} more differences"]
 
@@ -153,14 +170,15 @@ def describe(mode, network, photos, settings, teacher=None):
     run |= {name.replace("_", " "): value for name, value in numbers.items()}
     layers = [type(layer).__name__ for _, layer in network.walk()]
     run["layers"] = f"{len(layers)} ({hashlib.sha256(' '.join(layers).encode()).hexdigest()[:12]})"
-    run["start from"] = fingerprint(teacher.params, teacher.state) if teacher else "none"
+    run["start from"] = fingerprint([teacher.params, teacher.state]) if teacher else "none"
     for k, name in enumerate(photos.classes):
-        pixels = photos.pixels[photos.labels == k]
-        run[f"class {name}"] = f"{len(pixels)} photos ({fingerprint(pixels)})"
+        mine = np.flatnonzero(photos.labels == k)
+        # One photo at a time: their pixels together can fill half of the memory, and must not be copied.
+        run[f"class {name}"] = f"{len(mine)} photos ({fingerprint(photos.pixels[i] for i in mine)})"
     return run
 
 
-def fingerprint(*arrays):
+def fingerprint(arrays):
     """The first 12 hex digits of the SHA-256 of the arrays' numbers."""
     sha = hashlib.sha256()
     for array in arrays:

@@ -27,7 +27,8 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     """Trains a network in place, from random weights or from those of another network, its teacher.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
-    is one, and saves now and then. Raises NetworkError, Diverged, or Stopped when a signal ends it.
+    is one, and saves now and then. Returns [loss, training accuracy] of each epoch. Raises NetworkError,
+    Diverged, or Stopped when a signal ends it.
     """
     check(network, settings)
     torch.set_num_threads(1)            # one process per core is faster than threads within each operation
@@ -68,10 +69,13 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
                 take_step(rate, bodies if done < plan.opening else ())
                 done += 1
             progress.end_epoch()
+        check_answers(network.forward(pixels[:1]))
+        keeper.finish(done)
     # Training saw crops, the network will be asked about whole photos.
     if any_size(network):
-        recalibrate(network, pixels)
+        recalibrate(network, pixels, plan.shards)
     check_answers(network.forward(pixels[:1]))
+    return progress.history
 
 
 def make_learner(network, pixels, labels, settings, plan):

@@ -1,6 +1,6 @@
 """Shows the progress of a training run, and ends a run that has diverged.
 
-Next: ../answer/metrics.py
+Next: output.py
 """
 
 import math
@@ -33,6 +33,7 @@ class Progress:
         self.epochs = epochs
         self.size = size
         self.epoch = 0
+        self.history = []       # [loss, training accuracy] of each whole epoch
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=epochs * size, unit="photo", disable=not self.terminal,
                         bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
@@ -49,15 +50,19 @@ class Progress:
 
     def place(self):
         """The counts so far, for `resume`."""
-        return {"epoch": self.epoch, "photos": self.photos, "loss": self.loss, "right": self.right}
+        return {"epoch": self.epoch, "photos": self.photos, "loss": self.loss, "right": self.right,
+                "history": self.history}
 
     def resume(self, place):
         self.epoch = place["epoch"]
         self.photos = place["photos"]
         self.loss = place["loss"]
         self.right = place["right"]
+        self.history = place["history"]
         done = f"after {self.photos} of its {self.size} photos"
-        print(f"Resumed in epoch {self.epoch} of {self.epochs}, {done}.", flush=True)
+        over = (self.epoch, self.photos) == (self.epochs, self.size)
+        left = ": nothing is left to train" if over else ""
+        print(f"Resumed in epoch {self.epoch} of {self.epochs}, {done}{left}.", flush=True)
         self.bar.initial = self.bar.n = (self.epoch - 1) * self.size + self.photos
 
     def add(self, photos, loss, right):
@@ -72,6 +77,7 @@ class Progress:
         self.bar.update(photos)
 
     def end_epoch(self):
+        self.history.append([self.loss / self.photos, self.right / self.photos])
         if not self.terminal:
             print(self.line(), flush=True)
 

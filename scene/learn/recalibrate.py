@@ -8,6 +8,9 @@ Resolution Discrepancy (2019), §4.
 Next: checkpoint.py
 """
 
+import math
+from functools import partial
+
 import numpy as np
 
 from scene.nn.arrays import as_numpy
@@ -15,22 +18,27 @@ from scene.nn.layer import Residual, Sequential
 from scene.nn.norm import BatchNorm
 from scene.processes import parallel_map
 
-BATCH = 32                  # photos: few, since every core holds a batch at full size
-MOST_BATCHES = 32           # a thousand photos determine the statistics well enough
+BATCH = 32                  # photos at a time, at most
+BATCH_PIXELS = 1 << 18      # and their pixels, since every process holds a batch at full size: 40 of 80x80
+ENOUGH = 1024               # photos: a thousand determine the statistics well enough
 
 
-def recalibrate(network, pixels, size=BATCH, most=MOST_BATCHES):
+def recalibrate(network, pixels, processes=math.inf, size=None, most=None):
     """Sets the mean and variance of every BatchNorm from training photos.   pixels: uint8 (N, H, W, 3).
 
     Each batch is normalised by its own statistics. The mean and variance of all batches together:
         μ = mean of μᵦ        σ² = mean of σ²ᵦ + variance of μᵦ
-    Statistics depend on weights and photos alone, not on the number of cores.
+    Statistics depend on weights and photos alone, not on the number of cores. With no more processes than
+    the training had, it needs less memory.
+
+    processes: at most, even on more cores. size: photos in a batch. most: batches, at most.
     """
     norms = [layer for _, layer in network.walk() if isinstance(layer, BatchNorm)]
     if not norms:
         return
     # A private copy: the team's workers shared this memory, but now each process measures on its own.
     network.place(network.params, network.state.clone(), network.grads)
+    size = size or min(BATCH, max(1, BATCH_PIXELS // network.image_size ** 2))
     batches = max(1, len(pixels) // size)
 
     def measure_batch(i):
@@ -38,8 +46,8 @@ def recalibrate(network, pixels, size=BATCH, most=MOST_BATCHES):
         measure(network, pixels[i::batches])        # photos are sorted by class: this takes some of each
         return [np.stack([as_numpy(norm.mean), as_numpy(norm.var)]) for norm in norms]
 
-    run = parallel_map if pixels.device.type == "cpu" else map
-    found = list(run(measure_batch, range(min(batches, most))))
+    run = partial(parallel_map, most=processes) if pixels.device.type == "cpu" else map
+    found = list(run(measure_batch, range(min(batches, most or ENOUGH // size))))
     for norm, measured in zip(norms, zip(*found, strict=True), strict=True):
         means, variances = np.stack(measured, 1)                                    # (B, 2, C) -> 2 of (B, C)
         norm.mean[...] = norm.mean.new_tensor(means.mean(0))

@@ -32,10 +32,9 @@ class Normalize(Layer):
 
     def fit(self, pixels):
         """Sets mean and std to those of the training photos: uint8 (N, H, W, C)."""
-        rows = pixels.reshape(-1, self.channels)    # (N, H, W, C) -> (N·H·W, C)
         for c in range(self.channels):
-            # A histogram is exact and needs no float copy of the photos.
-            count = rows[:, c].int().bincount(minlength=256).double()
+            # A histogram is exact and needs no float copy, and a few photos at a time need no copy of all.
+            count = sum(part[..., c].flatten().bincount(minlength=256) for part in pixels.split(256)).double()
             value = count.new_tensor(range(256))
             mean = (count @ value) / count.sum()
             self.mean[c] = mean

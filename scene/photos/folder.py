@@ -30,6 +30,7 @@ from scene.processes import parallel_map, shared_memory
 TOGETHER = 8                # a process sends the results of this many photos at once
 SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
 HEIC = (".heic", ".heif")
+LEAK = "the same photo in the test and the training set"
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,26 @@ def check(train: Listing, test: Listing) -> list[Finding]:
         only = printable(train.classes[0])
         what = f"only one class, {only}: add a folder of photos that are not {only}"
         findings.append(Finding("error", printable(train.folder), what))
-    return findings + check_test(train.classes, test, printable(train.folder))
+    return findings + find_same_folders(train, test) + check_test(train.classes, test, printable(train.folder))
+
+
+def find_same_folders(train, test):
+    """An error if TEST is TRAIN, or for each class folder that both share, by whatever path or link."""
+    what = "the same folder as {}: test on photos that the network is not trained on"
+    if is_same(train.folder, test.folder):
+        return [Finding("error", printable(test.folder), what.format(printable(train.folder)))]
+    pairs = [(os.path.dirname(paths[0]), os.path.dirname(test.photos[name][0]))
+             for name, paths in train.photos.items() if paths and test.photos.get(name)]
+    return [Finding("error", printable(theirs), what.format(printable(ours)))
+            for ours, theirs in pairs if is_same(ours, theirs)]
+
+
+def is_same(path, other):
+    """Whether two paths lead to one folder."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def check_test(classes: Sequence[str], test: Listing, owner: str = "the model") -> list[Finding]:
@@ -216,7 +236,7 @@ def load(listings: list[Listing], classes: Sequence[str], size: int, findings: S
     findings = [*findings, *noticed, *find_duplicates(listings, digests)]
     usable = [path in digests for path in paths]
     if skip_bad and not all(usable):
-        pixels = pixels[usable]
+        pixels = close_up(pixels, usable)
         listings = [leave_out(listing, digests, findings) for listing in listings]
     if any(finding.verdict == "error" for finding in findings):
         raise DataError(findings, 0 if skip_bad else usable.count(False))
@@ -256,6 +276,15 @@ def decode_all(paths, size, verdict):
     return pixels, digests, [finding for _, finding in results if finding]
 
 
+def close_up(pixels, usable):
+    """The usable photos alone, moved together in place: there may be no memory for a copy of them."""
+    kept = np.flatnonzero(usable)
+    for to, i in enumerate(kept):
+        if to != i:
+            pixels[to] = pixels[i]
+    return pixels[:len(kept)]
+
+
 def oddity(path, data, size):
     """Something that the owner of a usable photo may not know about it, or None."""
     kind = decode.find_format(data, decode.LOCAL.formats)
@@ -280,16 +309,23 @@ def find_duplicates(listings, digests):
         owner, other_name, other = first.setdefault(digests[path], (listing, name, path))
         where = f"{printable(path)} and {printable(other)}"
         if owner is not listing:
-            in_both_sets.append(Finding("warning", where, "the same photo in the test and the training set"))
+            in_both_sets.append(Finding("warning", where, LEAK))
         elif name != other_name:
             what = "the same photo in two classes: keep it in one class only"
             in_two_classes.append(Finding("warning", where, what))
+    if in_both_sets and is_same(listings[0].folder, listings[1].folder):
+        in_both_sets = []                       # an error already, in `find_same_folders`
     if in_both_sets:
         train, test = listings
         number = f"{len(in_both_sets)} of {count(len(test.paths), 'photo')}"
         what = f"{number} also in {printable(train.folder)}, so the accuracy will be too high"
         in_both_sets.insert(0, Finding("warning", printable(test.folder), what))
     return in_both_sets + in_two_classes
+
+
+def count_leaks(findings: Sequence[Finding]) -> int:
+    """How many photos of TEST are in TRAIN, too."""
+    return sum(finding.what == LEAK for finding in findings)
 
 
 def leave_out(listing, digests, findings):

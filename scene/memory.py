@@ -1,0 +1,95 @@
+"""How much memory there is, and how to tell that it has run out.
+
+Next: processes.py
+"""
+
+import errno
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+CGROUPS = "/sys/fs/cgroup"
+UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
+# What torch, NumPy and workers say. CUDA says "out of memory".
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate")
+WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGT]i?B)")
+
+
+def available() -> float:
+    """The bytes of memory that this process can still get, swap included, or infinity if that is unknown."""
+    return min([*machine(), *cgroups(), *address_space()], default=math.inf)
+
+
+def machine() -> Iterator[int]:
+    """What is free on the machine, on Linux."""
+    with suppress(OSError, KeyError, ValueError), open("/proc/meminfo") as file:
+        kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in file)}
+        yield 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
+
+
+def cgroups() -> Iterator[int]:
+    """What the limits of a container leave free: of each group that this process is in, and of their parents."""
+    with suppress(OSError), open("/proc/self/cgroup") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controllers == "":
+                yield from group(CGROUPS, path, "memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+                yield from group(f"{CGROUPS}/memory", path, *names)
+
+
+def group(root: str, path: str, limit: str, usage: str, cache: str) -> Iterator[int]:
+    """What each group on a path leaves free. In a container its own group may lie at the root instead."""
+    parts = [part for part in path.split("/") if part]
+    for depth in range(len(parts), -1, -1):
+        folder = os.path.join(root, *parts[:depth])
+        with suppress(OSError, ValueError):             # ValueError: "max"
+            most = read_number(f"{folder}/{limit}")
+            with open(f"{folder}/memory.stat") as file:
+                reclaimable = dict(line.split() for line in file).get(cache, 0)
+            if most < UNLIMITED:
+                yield max(0, most - read_number(f"{folder}/{usage}") + int(reclaimable))
+
+
+def read_number(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
+
+
+def address_space() -> Iterator[int]:
+    """What `ulimit -v` leaves free."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            with open("/proc/self/statm") as file:
+                yield max(0, most - int(file.read().split()[0]) * resource.getpagesize())
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an exception says that memory has run out."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
+
+
+def describe(error: BaseException) -> str:
+    """What `is_exhausted` found, as a sentence."""
+    found = WANTED.search(str(error))
+    wanted = found and (size(int(found[1])) if found[1] else found[2])
+    return f"Memory has run out: another {wanted} could not be had." if wanted else "Memory has run out."
+
+
+def size(number: float) -> str:
+    """A number of bytes with its unit: "1.2 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.5:
+            break
+        number /= 1000
+    else:
+        unit = "TB"
+    return f"{number:.3g} {unit}"

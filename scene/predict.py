@@ -8,6 +8,7 @@ Next: serve.py
 import argparse
 import json
 import sys
+from itertools import islice
 
 from scene import errors, processes  # noqa: F401  before NumPy: processes sets the number of BLAS threads
 from scene.answer.classifier import PRETRAINED, Classifier
@@ -15,6 +16,8 @@ from scene.answer.modelfile import named
 from scene.errors import printable
 from scene.models import DEFAULT_MODE
 from scene.photos.decode import PhotoError, read
+
+SHOWN = 5           # classes of each photo
 
 
 def run(options):
@@ -36,7 +39,7 @@ def run(options):
             print(json.dumps({"photo": path, "scene": scene, "probabilities": answer}))
         else:
             print(f"{printable(path)}: {scene}")
-            for name, p in answer.items():
+            for name, p in islice(answer.items(), SHOWN):
                 print(f"  {p:7.2%}  {name}")
     return failed
 
@@ -44,12 +47,12 @@ def run(options):
 def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m scene.predict",
-        description="Say which scene each photo shows, and how probable each class is.",
+        description=f"Say which scene each photo shows, and the {SHOWN} likeliest classes.",
         epilog="exit codes: 0 done, 1 an unexpected failure, 2 a mistake in the command, model or photo")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
     parser.add_argument("--model", metavar="PATH", default=PRETRAINED[DEFAULT_MODE],
                         help=f"a model file written by scene.main (default: the pretrained {DEFAULT_MODE})")
-    parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo, with all classes")
     return parser.parse_args(arguments)
 
 

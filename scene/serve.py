@@ -29,7 +29,7 @@ from scene import errors, processes  # processes first: it sets the number of BL
 from scene.answer import endpoint
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.endpoint import MAX_REQUEST, Refusal
-from scene.errors import UserError, printable
+from scene.errors import UserError, listed, printable
 
 PATH = "/get_scene"
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
@@ -260,7 +260,7 @@ def run(options):
                         "Choose others with --host and --port.") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     url = "http://{}:{}{}".format(*server.server_address, PATH)
-    known = "; ".join(f"{mode}: {', '.join(model.classes)}" for mode, model in models.items())
+    known = "; ".join(f"{mode}: {listed(model.classes)}" for mode, model in models.items())
     print(f"Scene answers at {url} ({known}). Ctrl-C stops it. To try it:\n")
     photo = "\"$(base64 < photo.jpg | tr -d '\\n')\""
     print(f"""  printf '{{"mode": "{next(iter(models))}", "imageBase64": "%s"}}' {photo} | """

@@ -377,25 +377,3 @@ def test_a_few_runs_of_the_soak(part, count, said):
     command = [sys.executable, "-c", f"from tests import crash; crash.{part}({count})"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and said in result.stdout, result.stdout + result.stderr
-
-
-# Files
-
-
-def test_a_save_reaches_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    """First the bytes, then the name, then the folder. If the disk fails, only the old file is there."""
-    done = []
-    fsync = os.fsync
-    replace = os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append("fsync") or fsync(handle))
-    monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
-    files.write(tmp_path / "file", b"old")
-    assert done == ["fsync", "replace", "fsync"]
-
-    def fail(handle):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="Input/output error"):
-        files.write(tmp_path / "file", b"new")
-    assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"old"

@@ -103,7 +103,7 @@ class Output:
             return
         with open(self.model, "rb") as file:
             before = file.read()
-        if before != data:
+        if before not in (b"", data):             # a file that was made to be mounted is empty
             files.write(self.previous, before)
             print(f"The older {printable(self.model)} is now {printable(self.previous)}.", flush=True)
 

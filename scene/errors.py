@@ -52,6 +52,7 @@ def run(work, *arguments):
     prepare_streams()
     stop_on_signals()
     code = call(work, arguments)
+    sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OSError:                             # its reader has gone, say `head`, or its terminal is closed
@@ -107,7 +108,7 @@ def outlast(stream):
     raw = Lasting(stream.fileno(), "wb", closefd=False)
     raw.silent = stream is sys.stderr
     return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors,
-                            line_buffering=stream.line_buffering)
+                            line_buffering=stream.line_buffering or stream.write_through)
 
 
 def outlast_reader():

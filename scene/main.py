@@ -203,7 +203,7 @@ def check_memory(listings, size, advice):
     needed = photos * size * size * 3
     free = memory.available()
     if needed > free:
-        largest = math.isqrt(int(free) // (3 * photos))
+        largest = math.isqrt(int(0.8 * free) // (3 * photos))           # training needs some, too
         fits = f", at most {largest}" if largest >= LEAST_IMAGE_SIZE else ""
         raise UserError(f"{photos} photos of {size}x{size} pixels need {memory.size(needed)} of memory, but only "
                         f"{memory.size(free)} are free. {advice.format(fits)}")

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 CGROUPS = "/sys/fs/cgroup"
+OWN_GROUPS = "/proc/self/cgroup"
 UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
 # What torch, NumPy and workers say. CUDA says "out of memory".
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate")
-WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGT]i?B)")
+WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)")
 
 
 def available() -> float:
@@ -31,7 +32,7 @@ def machine() -> Iterator[int]:
 
 def cgroups() -> Iterator[int]:
     """What the limits of a container leave free: of each group that this process is in, and of their parents."""
-    with suppress(OSError), open("/proc/self/cgroup") as file:
+    with suppress(OSError), open(OWN_GROUPS) as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if controllers == "":

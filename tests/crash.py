@@ -11,6 +11,7 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -26,14 +27,14 @@ SLOW = 60       # seconds after which a run counts as hung
 class Job:
     """`python -m scene.main train test MODE` in a fork, its output in the file `log`."""
 
-    def __init__(self, mode, *options):
-        Path("log").unlink(missing_ok=True)
+    def __init__(self, mode, *options, log="log"):
+        Path(log).unlink(missing_ok=True)
         self.pid = os.fork()
         if self.pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job would ignore it
-            log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
             try:
                 os._exit(errors.run(main.run, main.parse(["train", "test", mode, *options])))
             finally:
@@ -59,22 +60,26 @@ class Job:
         return bool(list(Path().glob(f"*.{self.pid}.part")))
 
 
-def model(mode):
+def model(mode, folder="."):
     """The SHA-256 of the model that was written, in hex."""
-    return hashlib.sha256(Path(f"model_{mode}").read_bytes()).hexdigest()
+    return digest_of(f"{folder}/model_{mode}")
 
 
-def log():
+def digest_of(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def log(path="log"):
     """The output of the last run."""
-    return Path("log").read_text() if os.path.exists("log") else ""
+    return Path(path).read_text() if os.path.exists(path) else ""
 
 
-def uninterrupted(mode, *options):
+def uninterrupted(mode, *options, folder="."):
     """Trains without a break: -> (the model's SHA-256, the seconds it took)."""
     started = time.monotonic()
     code = Job(mode, *options).wait()
     assert code == 0, log()
-    return model(mode), time.monotonic() - started
+    return model(mode, folder), time.monotonic() - started
 
 
 def kills(count):
@@ -114,8 +119,7 @@ def kills(count):
                 assert model(mode) == true and metrics(mode)["history"] == history
                 assert sorted(os.listdir()) == ["log", f"metrics_{mode}.json", f"model_{mode}", "test", "train"]
                 forget(mode)
-        if finished == 0 or not os.path.exists(f"model_{mode}"):
-            assert Job(mode, *options).wait() == 0, log()
+        assert Job(mode, *options).wait() == 0, log()
         assert model(mode) == true and metrics(mode)["history"] == history
     print(f"{runs} runs killed at random moments, {inside} of them inside a save, {late} after the last step: "
           f"0 unreadable files; {resumed} resumed the run before, {tested} of them with nothing left to train; "
@@ -164,6 +168,49 @@ def check_readable(path):
     if os.path.exists(path):
         data = Path(path).read_bytes()
         assert hashlib.sha256(data[32:]).digest() == data[:32], "an unreadable checkpoint"
+
+
+def pairs(count):
+    """Two trainings that begin within 0.1 s in one folder, beside a test of a model, and every other one killed.
+
+    At most one trains at a time, and its model and metrics are what it reported.
+    """
+    mode = "FCNN"
+    options = ["--epochs", "40", "--batch-size", "12", "--image-size", "8"]
+    with training_folder():
+        checkpoint.PAUSE = 0
+        true = []
+        for seed in range(2):
+            digest, seconds = uninterrupted(mode, *options, "--output", "other", "--seed", str(seed), folder="other")
+            true.append(digest)
+        random = Random(0)
+        codes = {}
+        for i in range(count):
+            jobs = []
+            for seed in range(2):
+                jobs.append(Job(mode, *options, "--resume", "--seed", str(seed), log=f"log{seed}"))
+                time.sleep(random.uniform(0, 0.1))
+            test = Job(mode, "--load-model", f"other/model_{mode}", log="log2")
+            if i % 2:
+                time.sleep(random.uniform(0, seconds))
+                with suppress(ProcessLookupError):
+                    os.kill(jobs[random.randrange(2)].pid, signal.SIGKILL)
+            ended = [job.wait() for job in jobs]
+            assert test.wait() == 0, log("log2")
+            for seed, code in enumerate(ended):
+                codes[code] = codes.get(code, 0) + 1
+                assert code in (0, 2, -signal.SIGKILL), log(f"log{seed}")
+                told = "Another run writes to . (" in log(f"log{seed}") or "belongs to another run" in log(f"log{seed}")
+                assert (code == 2) == told, (code, log(f"log{seed}"))
+                kept = [path for path in (f"model_{mode}", f"previous_{mode}") if os.path.exists(path)]
+                assert code or true[seed] in [digest_of(path) for path in kept], log(f"log{seed}")
+            if 0 in ended:
+                assert metrics(mode)["model"]["sha256"] == model(mode)
+            check_readable(f"checkpoint_{mode}")
+            for path in Path().glob(f"*_{mode}*"):              # the lock of a killed run, too
+                path.unlink()
+    print(f"{count} pairs of trainings in one folder, each beside a test of a model: exit codes {codes}; no model "
+          "was lost or reported by two, and every test ended")
 
 
 def resumes(count):

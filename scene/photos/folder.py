@@ -258,6 +258,7 @@ def decode_all(paths, size, verdict):
     """
     from tqdm import tqdm
 
+    tqdm.monitor_interval = 0       # a thread of its own, which a process that forks had better not have
     pixels = shared_memory((len(paths), size, size, 3), np.uint8)
 
     def decode_one(i):

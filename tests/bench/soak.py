@@ -280,6 +280,7 @@ PARTS = {                                                   # functions, and how
     "modelfiles": (modelfiles, 100_000),
     "kills": (crash.kills, 200),
     "resumes": (crash.resumes, 20),
+    "pairs": (crash.pairs, 100),
     "requests": (requests, 10_000),
     "serve": (serve, 600),                                  # seconds
 }

@@ -100,18 +100,18 @@ def write_report(path, report, options, started):
     if not options.load_model:
         folders["train"] = os.path.abspath(options.train)
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
-    report |= {"folders": folders, "versions": {"scene": VERSION, "python": platform.python_version(), **packages},
-               "seconds": round(time.monotonic() - started, 2)}
+    versions = {"scene": VERSION, "python": platform.python_version(), **packages}
+    report |= {"folders": folders, "versions": versions, "seconds": round(time.monotonic() - started, 2)}
     entries = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in report.items()]
     files.write(path, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
 
 
 def say_result(report, model, path, started, resumed=False):
-    """Prints the metrics, what spoils them, and the files. Only now is everything written, and the time up."""
+    """Prints the metrics, what spoils them, the files, and the time: everything is written."""
     print(metrics.describe(report))
     if report["leaks"]:
-        print(f"\nThis accuracy is too high: {report['leaks']} of the {report['photos']} test photos are also "
-              "training photos. Keep each photo in only one of the two folders.")
+        print(f"\nThis accuracy is too high: {report['leaks']} of the {report['photos']} test photos are "
+              "also training photos. Keep each photo in only one of the two folders.")
     words = "time since it was resumed" if resumed else "total time"
     print(f"Model: {printable(model)}, metrics: {printable(path)}, {words}: "
           f"{time.monotonic() - started:.1f} s")
@@ -205,8 +205,8 @@ def check_memory(listings, size, advice):
     if needed > free:
         largest = math.isqrt(int(0.8 * free) // (3 * photos))           # training needs some, too
         fits = f", at most {largest}" if largest >= LEAST_IMAGE_SIZE else ""
-        raise UserError(f"{photos} photos of {size}x{size} pixels need {memory.size(needed)} of memory, but only "
-                        f"{memory.size(free)} are free. {advice.format(fits)}")
+        raise UserError(f"{photos} photos of {size}x{size} pixels need {memory.size(needed)} of memory, but "
+                        f"only {memory.size(free)} are free. {advice.format(fits)}")
 
 
 def load(*arguments):
@@ -288,10 +288,11 @@ def find_history(output, run):
     if not report:
         return None
     if differences := compare(report["run"], run):
-        print(f"Note: {printable(output.model)} is of another run ({'; '.join(differences)}), so training starts "
-              "from the beginning.", flush=True)
+        print(f"Note: {printable(output.model)} is of another run ({'; '.join(differences)}), so training "
+              "starts from the beginning.", flush=True)
         return None
-    print(f"This run is finished, and {printable(output.model)} is its model: nothing is trained.", flush=True)
+    print(f"This run is finished, and {printable(output.model)} is its model: nothing is trained.",
+          flush=True)
     return report["history"]
 
 
@@ -320,7 +321,8 @@ def resumable(output, how):
         there = os.path.exists(output.checkpoint)
         advice = f" The same command with --resume {how}." if there else ""
         if memory.is_exhausted(error):
-            raise UserError(f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}") from error
+            text = f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}"
+            raise UserError(text) from error
         if isinstance(error, processes.WorkerKilled):
             raise UserError(f"{error}{advice} {LESS_MEMORY}") from error
         if isinstance(error, OSError):

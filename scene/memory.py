@@ -14,7 +14,7 @@ CGROUPS = "/sys/fs/cgroup"
 OWN_GROUPS = "/proc/self/cgroup"
 UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
 # What torch, NumPy and workers say. CUDA says "out of memory".
-NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate")
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate")
 WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)")
 
 
@@ -31,7 +31,7 @@ def machine() -> Iterator[int]:
 
 
 def cgroups() -> Iterator[int]:
-    """What the limits of a container leave free: of each group that this process is in, and of their parents."""
+    """What the limits of a container leave free: those of this process's groups, and of their parents."""
     with suppress(OSError), open(OWN_GROUPS) as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
@@ -75,7 +75,9 @@ def is_exhausted(error: BaseException) -> bool:
     """Whether an exception says that memory has run out."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
+    if isinstance(error, RuntimeError):
+        return bool(NO_MEMORY.search(str(error)))
+    return isinstance(error, MemoryError)
 
 
 def describe(error: BaseException) -> str:
@@ -87,10 +89,8 @@ def describe(error: BaseException) -> str:
 
 def size(number: float) -> str:
     """A number of bytes with its unit: "1.2 GB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 999.5:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
         number /= 1000
-    else:
-        unit = "TB"
-    return f"{number:.3g} {unit}"
+        units.pop(0)
+    return f"{number:.3g} {units[0]}"

@@ -52,7 +52,8 @@ def parse(arguments):
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a JPEG, PNG or WebP file")
     parser.add_argument("--model", metavar="PATH", default=PRETRAINED[DEFAULT_MODE],
                         help=f"a model file written by scene.main (default: the pretrained {DEFAULT_MODE})")
-    parser.add_argument("--json", action="store_true", help="print a line of JSON for each photo, with all classes")
+    parser.add_argument("--json", action="store_true",
+                        help="print a line of JSON for each photo, with all classes")
     return parser.parse_args(arguments)
 
 

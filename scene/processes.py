@@ -119,9 +119,9 @@ def spin_until_ready(pipe, seconds):
 def parallel_map(work, items, together=1, most=math.inf):
     """Like the built-in `map`, but on all cores: yields work(item) for every item of a sequence, in order.
 
-    Forks one process per core, at most `most`, and gives each an equal share. Results are pickled, `together` at a time, so
-    `work` should leave large ones in `shared_memory`. Runs in this process where it cannot fork, and for a
-    handful of items.
+    Forks one process per core, at most `most`, and gives each an equal share. Results are pickled, `together`
+    at a time, so `work` should leave large ones in `shared_memory`. Runs in this process where it cannot
+    fork, and for a handful of items.
     """
     count = min(cores(), len(items) // together, most) if can_fork() else 1
     if count < 2:

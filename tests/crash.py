@@ -85,8 +85,8 @@ def uninterrupted(mode, *options, folder="."):
 def kills(count):
     """Kills runs that save at every step, until `count` kills have hit a save. Each run resumes the last.
 
-    A third of the kills come at a random moment, a third within milliseconds of the next save after one, and a
-    third after the last step, while the model, the test and the metrics are under way.
+    A third of the kills come at a random moment, a third within milliseconds of the next save after one, and
+    a third after the last step, while the model, the test and the metrics are under way.
     """
     mode = "FCNN"
     options = ["--epochs", "40", "--batch-size", "12", "--image-size", "8", "--resume"]
@@ -103,7 +103,8 @@ def kills(count):
             if runs % 3 == 2:
                 code = kill_after_training(job, random.uniform(0, 0.08))
             else:
-                code = kill(job, random.uniform(0, seconds / 3), random.uniform(0, 0.01) if runs % 3 else None)
+                into_save = random.uniform(0, 0.01) if runs % 3 else None
+                code = kill(job, random.uniform(0, seconds / 3), into_save)
             if code == -signal.SIGKILL:
                 inside += job.is_saving()
                 late += is_trained()
@@ -117,13 +118,15 @@ def kills(count):
             check_readable(f"checkpoint_{mode}")
             if code == 0:
                 assert model(mode) == true and metrics(mode)["history"] == history
-                assert sorted(os.listdir()) == ["log", f"metrics_{mode}.json", f"model_{mode}", "test", "train"]
+                there = ["log", f"metrics_{mode}.json", f"model_{mode}", "test", "train"]
+                assert sorted(os.listdir()) == there
                 forget(mode)
         assert Job(mode, *options).wait() == 0, log()
         assert model(mode) == true and metrics(mode)["history"] == history
-    print(f"{runs} runs killed at random moments, {inside} of them inside a save, {late} after the last step: "
-          f"0 unreadable files; {resumed} resumed the run before, {tested} of them with nothing left to train; "
-          f"{finished + 1} trainings ended, each with the bytes and the history of the uninterrupted one")
+    print(f"{runs} runs killed at random moments, {inside} of them inside a save: 0 unreadable files; "
+          f"{late} were killed after the last step; {resumed} resumed the run before, {tested} of them with "
+          f"nothing left to train; {finished + 1} trainings ended, each with the bytes and the history of the "
+          "uninterrupted one")
 
 
 def metrics(mode):
@@ -181,7 +184,8 @@ def pairs(count):
         checkpoint.PAUSE = 0
         true = []
         for seed in range(2):
-            digest, seconds = uninterrupted(mode, *options, "--output", "other", "--seed", str(seed), folder="other")
+            other = ["--output", "other", "--seed", str(seed)]
+            digest, seconds = uninterrupted(mode, *options, *other, folder="other")
             true.append(digest)
         random = Random(0)
         codes = {}
@@ -200,17 +204,18 @@ def pairs(count):
             for seed, code in enumerate(ended):
                 codes[code] = codes.get(code, 0) + 1
                 assert code in (0, 2, -signal.SIGKILL), log(f"log{seed}")
-                told = "Another run writes to . (" in log(f"log{seed}") or "belongs to another run" in log(f"log{seed}")
-                assert (code == 2) == told, (code, log(f"log{seed}"))
+                said = log(f"log{seed}")
+                told = "Another run writes to . (" in said or "belongs to another run" in said
+                assert (code == 2) == told, (code, said)
                 kept = [path for path in (f"model_{mode}", f"previous_{mode}") if os.path.exists(path)]
-                assert code or true[seed] in [digest_of(path) for path in kept], log(f"log{seed}")
+                assert code or true[seed] in map(digest_of, kept), said
             if 0 in ended:
                 assert metrics(mode)["model"]["sha256"] == model(mode)
             check_readable(f"checkpoint_{mode}")
             for path in Path().glob(f"*_{mode}*"):              # the lock of a killed run, too
                 path.unlink()
-    print(f"{count} pairs of trainings in one folder, each beside a test of a model: exit codes {codes}; no model "
-          "was lost or reported by two, and every test ended")
+    print(f"{count} pairs of trainings in one folder, each beside a test of a model: exit codes {codes}; no "
+          "model was lost or reported by two, and every test ended")
 
 
 def resumes(count):

@@ -1,6 +1,5 @@
 """scene/learn/checkpoint.py: a resumed training ends with the bytes of an uninterrupted one."""
 
-import errno
 import os
 import shutil
 import signal
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import scene.learn.checkpoint
-from scene import files
 from scene.answer.classifier import Classifier
 from scene.learn.checkpoint import Checkpoint, CheckpointError, compare, describe
 from scene.learn.loop import train
@@ -311,8 +309,8 @@ def test_a_killed_worker_ends_the_run_with_advice_and_it_resumes(tmp_path):
     os.kill(int(children[0]), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, (
-        "A worker process was killed, perhaps for lack of memory: close other programs. The same command with "
-        "--resume continues from the last checkpoint. A new run in another --output needs less memory with a "
+        "A worker process was killed, perhaps for lack of memory: close other programs. The same command "
+        "with --resume continues from the last checkpoint. A new run in another --output needs less memory with a "
         "smaller --batch-size or --image-size.\n"))
     result = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "Resumed in epoch " in result.stdout

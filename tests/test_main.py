@@ -1,15 +1,20 @@
 """The main job in real processes, with good and bad input: its output, its files and its exit codes."""
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scene.answer.modelfile import load
 from scene.models import MODES
@@ -285,6 +290,72 @@ def test_mistakes_in_the_folder_for_a_trained_model(data):
         "With --skip-bad, photos that cannot be used are left out: 1 of them."]
 
 
+@pytest.mark.parametrize("copied", [1, 6])
+def test_test_photos_that_are_in_train_are_named_beside_the_accuracy(copied, data):
+    for i in range(copied):
+        shutil.copy(data / "train/dark" / f"{i}.png", data / "test/dark" / f"{i}.png")
+    result = main_job("train", "test", "FCNN", "--epochs", 1, cwd=data)
+    assert result.returncode == 0
+    _, last = result.stdout.split("\nAccuracy ")
+    assert (f"\nThis accuracy is too high: {copied} of the 12 test photos are also training photos. Keep each photo "
+            "in only one of the two folders.\n") in last
+    assert json.loads((data / "metrics_FCNN.json").read_text())["leaks"] == copied
+
+
+@pytest.mark.parametrize("test", ["train", "./train/", "linked", "train/../train"])
+def test_one_folder_as_train_and_test_is_an_error(test, data):
+    (data / "linked").symlink_to("train")
+    result = main_job("train", test, "FCNN", "--epochs", 1, cwd=data)
+    assert result.returncode == 2 and not (data / "model_FCNN").exists()
+    assert result.stderr == (f"error     {test}: the same folder as train: test on photos that the network is not "
+                             "trained on.\n")
+
+
+def test_few_photos_the_last_lines_say_what_helps_and_what_is_next(data):
+    result = main_job("train", "test", "FCNN", "--epochs", 1, "--output", "my models", cwd=data)
+    *_, files, advice, following = result.stdout.splitlines()
+    assert files.startswith("Model: my models/model_FCNN, metrics: my models/metrics_FCNN.json, total time: ")
+    start = re.fullmatch(r"Each class has 6 training photos on average\. More of them would help most, and then "
+                         r"(--start-from \S+/pretrained/model_FCNN)\.", advice)[1]
+    assert following == "Next: python -m scene.predict PHOTO --model 'my models/model_FCNN'"
+    shell = following.removeprefix("Next: ").replace("python", sys.executable).replace("PHOTO", "test/dark/0.png")
+    assert subprocess.run(shell, shell=True, cwd=data, capture_output=True).returncode == 0
+    again = main_job("train", "test", "FCNN", "--epochs", 1, *start.split(), "--output", "b", cwd=data)
+    assert again.returncode == 0 and again.stdout.splitlines()[-2].endswith(" More of them would help most.")
+
+
+NAMES = {
+    "ordinary": [f"class number {i}" for i in range(3000)],
+    "Chinese": [chr(0x4e00 + i) * 40 for i in range(1000)],
+    "long": [f"{i:04}" + "é" * 125 for i in range(4200)],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_thousands_of_classes_are_trained_and_opened_or_refused_beforehand(kind, tmp_path):
+    """A photo of each. The names must fit into the model file, and the file is opened before the test."""
+    for part in ("train", "test"):
+        for i, name in enumerate(NAMES[kind]):
+            (tmp_path / part / name).mkdir(parents=True)
+            pixel = (i % 256, i // 256, len(part))
+            Image.new("RGB", (1, 1), pixel).save(tmp_path / part / name / "a.png")
+    result = main_job("train", "test", "FCNN", "--epochs", 1, "--image-size", 8, cwd=tmp_path)
+    if kind == "long":
+        assert result.returncode == 2 and "epoch" not in result.stdout
+        assert result.stderr.endswith(
+            "FCNN cannot be trained, since its model file could not be read back: the names of its 4200 classes "
+            "take 1070999 bytes, but at most 1048576 are read: shorten the names.\n")
+    else:
+        assert result.returncode == 0, result.stderr
+        _, card = load((tmp_path / "model_FCNN").read_bytes())
+        assert card["classes"] == sorted(card["classes"]) and len(card["classes"]) == len(os.listdir(tmp_path / "test"))
+        assert max(map(len, result.stdout.splitlines())) < 6000 and len(result.stdout.splitlines()) < 100
+        photo = next((tmp_path / "test").glob("*/a.png"))
+        said = subprocess.run([sys.executable, "-m", "scene.predict", photo, "--model", "model_FCNN"], cwd=tmp_path,
+                              capture_output=True, text=True)
+        assert said.returncode == 0 and len(said.stdout.splitlines()) == 6
+
+
 def test_a_class_without_test_photos_is_a_warning(data):
     remove(data / "test/dark")
     result = main_job("train", "test", "FCNN", "--epochs", 1, cwd=data)
@@ -379,6 +450,49 @@ def test_a_reader_that_has_had_enough_is_no_error(data):
     assert result.stdout.startswith("train: 12 photos")
     assert result.stderr == "The output cannot be written (Broken pipe), so Scene goes on without it.\n"
     assert (data / "model_FCNN").exists() and (data / "metrics_FCNN.json").exists()
+
+
+def test_a_full_disk_under_the_log_is_no_reason_to_fail(data):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--epochs", "1"]
+        result = subprocess.run(command, cwd=data, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 0 and (data / "metrics_FCNN.json").exists()
+    assert result.stderr == ("The output cannot be written (No space left on device), so Scene goes on without "
+                             "it.\n")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("module", ["main", "predict"])
+def test_a_terminal_that_is_closed_ends_the_command_with_129(module, ignored, data):
+    """Its output is gone, too, which must not hide the exit code. Under nohup a training goes on."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    main = ["train", "test", "FCNN", "--epochs", "2000" if ignored else "1000000", "--image-size", "8"]
+    photos = [str(path) for path in sorted((data / "train").glob("*/*.png"))] * 400
+    command = [sys.executable, "-m", f"scene.{module}", *(main if module == "main" else photos)]
+
+    def on_the_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    process = subprocess.Popen(command, cwd=data, stdin=theirs, stdout=theirs, stderr=theirs,
+                               preexec_fn=on_the_terminal)
+    os.close(theirs)
+    said = b""
+    while (b"smoothed" if module == "main" else b"%") not in said:
+        said += os.read(ours, 1000)
+    while module == "main" and not (data / "checkpoint_FCNN").exists():
+        assert process.poll() is None
+    os.close(ours)
+    code = process.wait(timeout=60)
+    if module == "main" and ignored:
+        assert code == 0 and (data / "model_FCNN").exists()
+    elif module == "main":
+        assert code == 129 and (data / "checkpoint_FCNN").exists()
+    else:
+        assert code == (2 if ignored else 129)
 
 
 def test_a_closed_output_is_no_reason_to_fail(data):

@@ -63,11 +63,11 @@ class Output:
                     real = stack.enter_context(locked(self.lock, f"training of {self.mode}: {note}"))
             except Locked as error:
                 who = str(error) or f"training of {self.mode}"
-                raise UserError(f"Another run writes to {printable(self.folder)} ({who}): wait until it ends, "
-                                f"or {OTHER}.") from error
+                raise UserError(f"Another run writes to {printable(self.folder)} ({who}): wait until it "
+                                f"ends, or {OTHER}.") from error
             if not real:
-                print(f"Note: files in {printable(self.folder)} cannot be locked, so let no other training of "
-                      f"{self.mode} write there before this one ends.", flush=True)
+                print(f"Note: files in {printable(self.folder)} cannot be locked, so let no other training "
+                      f"of {self.mode} write there before this one ends.", flush=True)
             self.prepare(resume)
             yield
 
@@ -83,16 +83,17 @@ class Output:
             files.sweep(path)
         if not os.path.exists(self.checkpoint):
             if resume and not self.finished():
-                print(f"Note: there is no {printable(self.checkpoint)} to resume from, so training starts from the "
-                      "beginning.", flush=True)
+                print(f"Note: there is no {printable(self.checkpoint)} to resume from, so training starts "
+                      "from the beginning.", flush=True)
             return
         try:
-            files.replace_by_copy(self.checkpoint)      # never in place: a kill in the middle would ruin it
+            files.replace_by_copy(self.checkpoint)      # never in place: a kill could ruin it
         except OSError as error:
             if error.errno not in files.CANNOT_REPLACE:
                 raise
-            raise CheckpointError(f"{printable(self.checkpoint)} cannot be replaced ({error.strerror}), but every "
-                                  f"save replaces it: mount or share its folder instead, or {OTHER}.") from error
+            raise CheckpointError(f"{printable(self.checkpoint)} cannot be replaced ({error.strerror}), but "
+                                  "every save replaces it: mount or share its folder instead, or "
+                                  f"{OTHER}.") from error
         if not resume:
             raise UserError(f"{printable(self.checkpoint)} is the checkpoint of an interrupted run: add "
                             f"--resume to continue it, or {OTHER} to start a new run.")

@@ -181,7 +181,8 @@ def check(train: Listing, test: Listing) -> list[Finding]:
         only = printable(train.classes[0])
         what = f"only one class, {only}: add a folder of photos that are not {only}"
         findings.append(Finding("error", printable(train.folder), what))
-    return findings + find_same_folders(train, test) + check_test(train.classes, test, printable(train.folder))
+    findings += find_same_folders(train, test)
+    return findings + check_test(train.classes, test, printable(train.folder))
 
 
 def find_same_folders(train, test):

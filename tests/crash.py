@@ -125,7 +125,8 @@ def kills(count):
         assert model(mode) == true and metrics(mode)["history"] == history
     print(f"{runs} runs killed at random moments, {inside} of them inside a save: 0 unreadable files; "
           f"{late} were killed after the last step; {resumed} resumed the run before, {tested} of them with "
-          f"nothing left to train; {finished + 1} trainings ended, each with the bytes and the history of the "
+          f"nothing left to train; {finished + 1} trainings ended, each with the bytes and the history of "
+          "the "
           "uninterrupted one")
 
 

@@ -310,7 +310,8 @@ def test_a_killed_worker_ends_the_run_with_advice_and_it_resumes(tmp_path):
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, (
         "A worker process was killed, perhaps for lack of memory: close other programs. The same command "
-        "with --resume continues from the last checkpoint. A new run in another --output needs less memory with a "
+        "with --resume continues from the last checkpoint. A new run in another --output needs less memory "
+        "with a "
         "smaller --batch-size or --image-size.\n"))
     result = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "Resumed in epoch " in result.stdout

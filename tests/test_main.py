@@ -297,7 +297,8 @@ def test_test_photos_that_are_in_train_are_named_beside_the_accuracy(copied, dat
     result = main_job("train", "test", "FCNN", "--epochs", 1, cwd=data)
     assert result.returncode == 0
     _, last = result.stdout.split("\nAccuracy ")
-    assert (f"\nThis accuracy is too high: {copied} of the 12 test photos are also training photos. Keep each photo "
+    assert (f"\nThis accuracy is too high: {copied} of the 12 test photos are also training photos. Keep "
+            "each photo "
             "in only one of the two folders.\n") in last
     assert json.loads((data / "metrics_FCNN.json").read_text())["leaks"] == copied
 
@@ -307,7 +308,8 @@ def test_one_folder_as_train_and_test_is_an_error(test, data):
     (data / "linked").symlink_to("train")
     result = main_job("train", test, "FCNN", "--epochs", 1, cwd=data)
     assert result.returncode == 2 and not (data / "model_FCNN").exists()
-    assert result.stderr == (f"error     {test}: the same folder as train: test on photos that the network is not "
+    assert result.stderr == (f"error     {test}: the same folder as train: test on photos that the network "
+                             "is not "
                              "trained on.\n")
 
 
@@ -315,7 +317,8 @@ def test_few_photos_the_last_lines_say_what_helps_and_what_is_next(data):
     result = main_job("train", "test", "FCNN", "--epochs", 1, "--output", "my models", cwd=data)
     *_, files, advice, following = result.stdout.splitlines()
     assert files.startswith("Model: my models/model_FCNN, metrics: my models/metrics_FCNN.json, total time: ")
-    start = re.fullmatch(r"Each class has 6 training photos on average\. More of them would help most, and then "
+    start = re.fullmatch(r"Each class has 6 training photos on average\. More of them would help most, and "
+                          "then "
                          r"(--start-from \S+/pretrained/model_FCNN)\.", advice)[1]
     assert following == "Next: python -m scene.predict PHOTO --model 'my models/model_FCNN'"
     shell = following.removeprefix("Next: ").replace("python", sys.executable).replace("PHOTO", "test/dark/0.png")
@@ -343,7 +346,8 @@ def test_thousands_of_classes_are_trained_and_opened_or_refused_beforehand(kind,
     if kind == "long":
         assert result.returncode == 2 and "epoch" not in result.stdout
         assert result.stderr.endswith(
-            "FCNN cannot be trained, since its model file could not be read back: the names of its 4200 classes "
+            "FCNN cannot be trained, since its model file could not be read back: the names of its 4200 "
+            "classes "
             "take 1070999 bytes, but at most 1048576 are read: shorten the names.\n")
     else:
         assert result.returncode == 0, result.stderr
@@ -457,7 +461,8 @@ def test_a_full_disk_under_the_log_is_no_reason_to_fail(data):
         command = [sys.executable, "-m", "scene.main", "train", "test", "FCNN", "--epochs", "1"]
         result = subprocess.run(command, cwd=data, stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 0 and (data / "metrics_FCNN.json").exists()
-    assert result.stderr == ("The output cannot be written (No space left on device), so Scene goes on without "
+    assert result.stderr == ("The output cannot be written (No space left on device), so Scene goes on "
+                             "without "
                              "it.\n")
 
 

@@ -88,7 +88,8 @@ def test_sizes_have_units(number, text):
 @pytest.mark.parametrize("error, sentence", [
     (MemoryError(), "Memory has run out."),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "Memory has run out."),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to "
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you "
+                  "tried to "
                   "allocate 4000000000 bytes. Error code 12 (Cannot allocate memory)"),
      "Memory has run out: another 4 GB could not be had."),
     (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
@@ -215,7 +216,8 @@ def test_memory_that_runs_out_in_training_is_a_sentence_with_advice(tmp_path):
     result = limited(resource.RLIMIT_DATA, 400 << 20, *options, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("Memory has run out")
-    assert result.stderr.endswith("A new run in another --output needs less memory with a smaller --batch-size or "
+    assert result.stderr.endswith("A new run in another --output needs less memory with a smaller "
+                                  "--batch-size or "
                                   "--image-size.\n")
 
 

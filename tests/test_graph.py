@@ -3,6 +3,9 @@
 On a real GPU: python -m tests.bench.gpu.
 """
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -403,3 +406,11 @@ def test_such_a_number_would_be_noticed(wrong, message, monkeypatch):
     monkeypatch.setattr(augment, "luma_weights", wrong)
     with pytest.raises((AssertionError, RuntimeError), match=message):
         step_on_meta("FCNN", "float32", 64, 0)
+
+
+def test_the_check_for_a_gpu_says_that_there_is_none():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([sys.executable, "-m", "tests.bench.gpu"], env=environment, capture_output=True,
+                            text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("torch finds no CUDA device here: ") and result.stderr.count("\n") == 1

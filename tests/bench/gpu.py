@@ -179,6 +179,7 @@ def seconds(step, device, count):
 
 def race(name, device, modes, rounds, count):
     """Times all steps in turn, and prints images per second: the median of the rounds."""
+    torch.compiler.reset()          # else it stops compiling after eight functions from the same lines
     steps = {"ours, eager, bfloat16": ours(name, device, "bfloat16", graphs=False)[0]}
     steps |= {f"ours, {precision}": ours(name, device, precision)[0] for precision in PRECISIONS}
     for mode in None, *modes:

@@ -175,7 +175,7 @@ def check_readable(path):
 
 
 def pairs(count):
-    """Two trainings that begin within 0.1 s in one folder, beside a test of a model, and every other one killed.
+    """Two trainings that begin within 0.1 s in one folder, beside a test of a model. Some are killed.
 
     At most one trains at a time, and its model and metrics are what it reported.
     """

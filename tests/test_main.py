@@ -321,7 +321,8 @@ def test_few_photos_the_last_lines_say_what_helps_and_what_is_next(data):
                           "then "
                          r"(--start-from \S+/pretrained/model_FCNN)\.", advice)[1]
     assert following == "Next: python -m scene.predict PHOTO --model 'my models/model_FCNN'"
-    shell = following.removeprefix("Next: ").replace("python", sys.executable).replace("PHOTO", "test/dark/0.png")
+    shell = following.removeprefix("Next: python").replace("PHOTO", "test/dark/0.png")
+    shell = sys.executable + shell
     assert subprocess.run(shell, shell=True, cwd=data, capture_output=True).returncode == 0
     again = main_job("train", "test", "FCNN", "--epochs", 1, *start.split(), "--output", "b", cwd=data)
     assert again.returncode == 0 and again.stdout.splitlines()[-2].endswith(" More of them would help most.")
@@ -352,11 +353,11 @@ def test_thousands_of_classes_are_trained_and_opened_or_refused_beforehand(kind,
     else:
         assert result.returncode == 0, result.stderr
         _, card = load((tmp_path / "model_FCNN").read_bytes())
-        assert card["classes"] == sorted(card["classes"]) and len(card["classes"]) == len(os.listdir(tmp_path / "test"))
+        assert card["classes"] == sorted(os.listdir(tmp_path / "test"))
         assert max(map(len, result.stdout.splitlines())) < 6000 and len(result.stdout.splitlines()) < 100
         photo = next((tmp_path / "test").glob("*/a.png"))
-        said = subprocess.run([sys.executable, "-m", "scene.predict", photo, "--model", "model_FCNN"], cwd=tmp_path,
-                              capture_output=True, text=True)
+        command = [sys.executable, "-m", "scene.predict", photo, "--model", "model_FCNN"]
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert said.returncode == 0 and len(said.stdout.splitlines()) == 6
 
 

@@ -148,8 +148,10 @@ from scene.models import FCNN, MODES
 from scene.photos.folder import Photos
 settings = recipe.Settings(**recipe.defaults(MODES["FCNN"], 100))
 network = FCNN(2, 8)
-print(grows(lambda pixels: checkpoint.describe("FCNN", network, Photos(pixels, labels[:len(pixels)], [], ["a", "b"]),
-                                               settings)))
+def describe(pixels):
+    photos = Photos(pixels, labels[:len(pixels)], [], ["a", "b"])
+    checkpoint.describe("FCNN", network, photos, settings)
+print(grows(describe))
 """,
     "skip": """
 from scene.photos import folder

@@ -1,4 +1,4 @@
-"""scene/learn/output.py and scene/main.py: no trained work is lost, whatever happens, and two runs at once."""
+"""scene/learn/output.py and scene/main.py: no trained work is lost, whatever happens, even by two runs."""
 
 import errno
 import hashlib
@@ -55,13 +55,12 @@ def names(folder):
 AT = {                          # moments after the last step, and what is there then
     "recalibration": ("from scene.learn import loop\nloop.any_size = lambda network: True\n"
                       "loop.recalibrate = lambda *_: stop()", []),
-    "the model": ("write = files.write\n"
-                  "files.write = lambda path, *a, **k: stop() if 'model' in path else write(path, *a, **k)", []),
+    "the model": ("write = files.write\nfiles.write = lambda path, *a, **k: "
+                  "stop() if 'model' in path else write(path, *a, **k)", []),
     "the test": ("from scene.answer.classifier import Classifier\nanswer = Classifier.answer\n"
                  "Classifier.answer = lambda c, x: stop() if len(x) > 1 else answer(c, x)", ["model_FCNN"]),
-    "the metrics": ("write = files.write\n"
-                    "files.write = lambda path, *a, **k: stop() if 'metrics' in path else write(path, *a, **k)",
-                    ["model_FCNN"]),
+    "the metrics": ("write = files.write\nfiles.write = lambda path, *a, **k: "
+                    "stop() if 'metrics' in path else write(path, *a, **k)", ["model_FCNN"]),
     "the checkpoint's end": ("files.remove = lambda path: stop()", RESULTS),
 }
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
@@ -73,7 +72,8 @@ def test_what_is_trained_is_not_trained_again(moment, number, data):
     """Whatever stopped the run, and when: --resume goes straight to the test, with the same results."""
     change, there = AT[moment]
     listen = "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-    stopped = changed_job(listen + f"def stop(): os.kill(os.getpid(), {int(number)})\n" + change, *OPTIONS, cwd=data)
+    stop = f"def stop(): os.kill(os.getpid(), {int(number)})\n"
+    stopped = changed_job(listen + stop + change, *OPTIONS, cwd=data)
     assert stopped.returncode == CODES[number], stopped.stderr
     left = [name for name in names(data) if not name.endswith((".part", ".lock"))]
     assert left == sorted(["checkpoint_FCNN", *there, *FOLDERS])
@@ -106,12 +106,15 @@ def test_a_finished_run_is_not_trained_again(data):
     assert report(data / "metrics_FCNN.json") | {"seconds": 0} == before | {"seconds": 0}
 
 
+NOTHING_THERE = "Note: there is no ./checkpoint_FCNN to resume from"
+
+
 @pytest.mark.parametrize("change, said", [
     (lambda data: ["--seed", 1], "Note: ./model_FCNN is of another run (seed was 0 and is 1), so training "),
     (lambda data: (data / "train/dark/0.png").unlink(), "(class dark was 6 photos ("),
-    (lambda data: (data / "model_FCNN").write_bytes(b"?"), "Note: there is no ./checkpoint_FCNN to resume from"),
-    (lambda data: (data / "metrics_FCNN.json").write_bytes(b"[]"), "Note: there is no ./checkpoint_FCNN to resume"),
-    (lambda data: (data / "metrics_FCNN.json").unlink(), "Note: there is no ./checkpoint_FCNN to resume from"),
+    (lambda data: (data / "model_FCNN").write_bytes(b"?"), NOTHING_THERE),
+    (lambda data: (data / "metrics_FCNN.json").write_bytes(b"[]"), NOTHING_THERE),
+    (lambda data: (data / "metrics_FCNN.json").unlink(), NOTHING_THERE),
 ])
 def test_another_run_is_trained(change, said, data):
     main_job(*OPTIONS, cwd=data, check=True)
@@ -157,7 +160,8 @@ def test_of_trainings_that_begin_at_once_one_is_trained_and_the_others_are_told(
     assert report(data / "metrics_FCNN.json")["settings"]["seed"] == winner
     for i, (_, errors) in enumerate(said):
         if i != winner:
-            assert errors.startswith(f"Another run writes to . (training of FCNN: process {runs[winner].pid} on ")
+            who = f"training of FCNN: process {runs[winner].pid} on "
+            assert errors.startswith(f"Another run writes to . ({who}")
             assert errors.endswith("): wait until it ends, or choose another --output.\n")
     assert names(data) == sorted([*RESULTS, *FOLDERS])
 
@@ -203,8 +207,8 @@ def test_without_locks_it_trains_and_says_so(data):
     change = "import fcntl\ndef fail(*_): raise OSError(37, 'No locks available')\nfcntl.flock = fail"
     result = changed_job(change, *OPTIONS, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("Note: files in . cannot be locked, so let no other training of FCNN write "
-                                    "there before this one ends.\n")
+    assert result.stdout.startswith("Note: files in . cannot be locked, so let no other training of FCNN "
+                                    "write there before this one ends.\n")
 
 
 # File systems
@@ -236,7 +240,8 @@ def test_results_that_are_mounted_files_are_written_in_place(name, data):
     script = f"mount --bind mine out/{name} || exit 77\n{TRAIN}\n{TRAIN} --resume\nls -A out"
     result = in_own_mounts(script, sys.executable, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "nothing is trained" in result.stdout and result.stdout.endswith("\nmetrics_FCNN.json\nmodel_FCNN\n")
+    assert "nothing is trained" in result.stdout
+    assert result.stdout.endswith("\nmetrics_FCNN.json\nmodel_FCNN\n")
     if name == "model_FCNN":
         assert load((data / "mine").read_bytes())[1]["classes"] == ["dark", "light"]
     else:
@@ -251,31 +256,34 @@ def test_a_checkpoint_that_is_a_mounted_file_is_refused_before_training(data):
     result = in_own_mounts(script, sys.executable, cwd=data)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "out/checkpoint_FCNN cannot be replaced (Device or resource busy), but every save replaces it: mount or "
-        "share its folder instead, or choose another --output.\n")
+        "out/checkpoint_FCNN cannot be replaced (Device or resource busy), but every save replaces it: mount "
+        "or share its folder instead, or choose another --output.\n")
 
 
 def test_a_result_that_cannot_be_written_is_noticed_before_training(data):
     (data / "out").mkdir()
     for path in (data / "out/metrics_FCNN.json", data / "mine"):
         path.touch()
-    script = f"mount --bind mine out/metrics_FCNN.json || exit 77\nmount -o remount,bind,ro out/metrics_FCNN.json\n{TRAIN}"
+    path = "out/metrics_FCNN.json"
+    script = f"mount --bind mine {path} || exit 77\nmount -o remount,bind,ro {path}\n{TRAIN}"
     result = in_own_mounts(script, sys.executable, cwd=data)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == ("out/metrics_FCNN.json cannot be replaced (Device or resource busy): choose another "
-                             "--output.\n")
+    assert result.stderr == f"{path} cannot be replaced (Device or resource busy): choose another --output.\n"
+
+
+NOT_REGULAR = "./model_FCNN is not a regular file, so Scene cannot replace it: choose another --output."
 
 
 @pytest.mark.parametrize("target, message", [
-    ("/dev/null", "./model_FCNN is not a regular file, so Scene cannot replace it: choose another --output.\n"),
-    ("model_FCNN", "./model_FCNN is not a regular file, so Scene cannot replace it: choose another --output.\n"),
-    ("train", "./model_FCNN is a folder, but Scene writes a file there: choose another --output.\n"),
-    ("nowhere/model", "/nowhere cannot be written to (No such file or directory): choose another --output.\n"),
+    ("/dev/null", NOT_REGULAR),
+    ("model_FCNN", NOT_REGULAR),
+    ("train", "./model_FCNN is a folder, but Scene writes a file there: choose another --output."),
+    ("nowhere/model", "/nowhere cannot be written to (No such file or directory): choose another --output."),
 ])
 def test_a_link_that_leads_nowhere_good_is_refused(target, message, data):
     (data / "model_FCNN").symlink_to(target)
     result = main_job(*OPTIONS, cwd=data)
-    assert (result.returncode, result.stdout) == (2, "") and result.stderr.endswith(message)
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.endswith(f"{message}\n")
     assert names(data) == sorted(["model_FCNN", *FOLDERS]) and stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
@@ -310,7 +318,8 @@ def test_a_test_leaves_the_metrics_of_the_training(data):
     result = main_job("-", "test", "FCNN", "--load-model", "model_FCNN", cwd=data)
     assert result.returncode == 0 and "metrics: ./evaluation_FCNN.json" in result.stdout
     assert (data / "metrics_FCNN.json").read_bytes() == before
-    assert report(data / "evaluation_FCNN.json")["model"] == {"path": "model_FCNN", "sha256": sha256(data / "model_FCNN")}
+    model = {"path": "model_FCNN", "sha256": sha256(data / "model_FCNN")}
+    assert report(data / "evaluation_FCNN.json")["model"] == model
 
 
 def test_links_are_followed(data):
@@ -333,8 +342,9 @@ def test_the_metrics_say_how_the_model_was_made(data):
     assert found["folders"] == {"train": str(data / "train"), "test": str(data / "test")}
     assert found["settings"]["epochs"] == 6 and found["settings"]["image_size"] == 8
     assert found["versions"]["scene"] == VERSION and found["versions"]["torch"] == version("torch")
-    assert [f"epoch {row['epoch']}/6: loss {row['loss']:.3f}, training accuracy {row['accuracy']:.1%}"
-            for row in found["history"]] == [line for line in result.stdout.splitlines() if line.startswith("epoch")]
+    lines = [line for line in result.stdout.splitlines() if line.startswith("epoch")]
+    assert lines == [f"epoch {e['epoch']}/6: loss {e['loss']:.3f}, training accuracy {e['accuracy']:.1%}"
+                     for e in found["history"]]
 
 
 CLOCK = """

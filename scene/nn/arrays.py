@@ -49,8 +49,10 @@ def add_product(a, b, out):
 
 
 def flip(x, axis):
-    """x reversed along one axis (torch has no `[::-1]`)."""
-    return library(x).flip(x, (axis,))
+    """A copy of x, reversed along one axis (torch has no `[::-1]`, and NumPy is slow to copy its view)."""
+    if hasattr(x, "flip"):
+        return x.flip(axis)
+    return x.take(library(x).arange(x.shape[axis])[::-1], axis)
 
 
 def adopt(x, like):
@@ -66,8 +68,8 @@ def as_numpy(x):
 def windows(x, size, stride):
     """Every window of size x size pixels, `stride` pixels apart: (N, H, W, C) -> (N, H', W', size, size·C).
 
-    A view: pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. Only an x
-    that is not contiguous is copied.
+    Pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. Runs are copied as
+    wholes on NumPy, and a row of all windows at a time on torch: either is twice as fast as number by number.
 
     >>> x = torch.arange(1, 10).reshape(1, 3, 3, 1)             # 1 2 3 / 4 5 6 / 7 8 9
     >>> windows(x, 2, 1).reshape(4, 4).tolist()                 # each window as a row
@@ -77,7 +79,13 @@ def windows(x, size, stride):
     shape = n, (h - size) // stride + 1, (w - size) // stride + 1, size, size * c
     strides = h * w * c, stride * w * c, stride * c, w * c, 1
     if hasattr(x, "as_strided"):
-        return x.contiguous().as_strided(shape, strides)
+        views = x.contiguous().as_strided(shape, strides)
+        copy = x.new_empty(shape)
+        for i in range(size):
+            copy[:, :, :, i] = views[:, :, :, i]
+        return copy
     xp = library(x)
     x = xp.ascontiguousarray(x)
-    return xp.lib.stride_tricks.as_strided(x, shape, [x.itemsize * step for step in strides])
+    run = f"V{x.itemsize * size * c}"               # a type whose items are whole runs, of so many bytes
+    runs = xp.ndarray(shape[:-1], run, x, strides=[x.itemsize * step for step in strides[:-1]])
+    return xp.ascontiguousarray(runs).view(x.dtype).reshape(shape)

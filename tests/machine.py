@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scene.processes import tune_malloc
+
 INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512_f", "AVX512-BF16": "avx512_bf16", "AMX": "amx_bf16"}
 OVERRIDES = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"
 
@@ -41,6 +43,11 @@ def blas_kernel():
         name.restype = ctypes.c_char_p
         return name().decode()
     return "unknown"
+
+
+def tune_memory():
+    """Sets malloc as learn/loop.py does: training, and the test after it, keep the memory that they free."""
+    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)
 
 
 def unset_blas_overrides(module):

@@ -34,8 +34,7 @@ from scene.answer import modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.photos.decode import decode
 from scene.processes import cores, parallel_map
-from scene.serve import tune_memory
-from tests.machine import describe, unset_blas_overrides
+from tests.machine import describe, tune_memory, unset_blas_overrides
 from tests.twins import twin
 
 ROOT = Path(__file__).parents[2]

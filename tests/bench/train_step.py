@@ -32,8 +32,8 @@ from scene.learn.recipe import TYPICAL_PHOTOS, Settings, crop_at, defaults, part
 from scene.learn.team import Team
 from scene.models import MODES
 from scene.nn.loss import CrossEntropy
-from scene.processes import cores, tune_malloc
-from tests.machine import describe, unset_blas_overrides
+from scene.processes import cores
+from tests.machine import describe, tune_memory, unset_blas_overrides
 from tests.twins import original_fcnn, twin
 
 try:
@@ -156,14 +156,9 @@ def with_threads(count, step):
     return run
 
 
-def tune():
-    """Sets malloc as learn/loop.py does."""
-    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)
-
-
 def compare(name, count):
     """Checks that all sides learn alike. Returns {side: (milliseconds, fused)}. Runs in a new process."""
-    tune()
+    tune_memory()
     sides = [(side, True) for side in OURS]         # first: a team is forked before there are threads
     sides += [(side, fused) for side in PARTNERS for fused in (True, False)]
     steps = {}
@@ -214,7 +209,7 @@ def turn(step):
 
 def memory(name, count, side, fused):
     """The megabytes that twenty steps take. Runs in a new process."""
-    tune()
+    tune_memory()
     torch.set_num_threads(count if side in PARTNERS else 1)
     before = resident("VmRSS", "status") if count == 1 else resident("Pss", "smaps_rollup")
     Path("/proc/self/clear_refs").write_text("5")           # resets VmHWM, the peak

@@ -68,8 +68,8 @@ def as_numpy(x):
 def windows(x, size, stride):
     """Every window of size x size pixels, `stride` pixels apart: (N, H, W, C) -> (N, H', W', size, size·C).
 
-    Pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. Runs are copied as
-    wholes on NumPy, and a row of all windows at a time on torch: either is twice as fast as number by number.
+    Pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. NumPy copies runs
+    as wholes, and torch a row of all windows at a time: twice as fast as number by number.
 
     >>> x = torch.arange(1, 10).reshape(1, 3, 3, 1)             # 1 2 3 / 4 5 6 / 7 8 9
     >>> windows(x, 2, 1).reshape(4, 4).tolist()                 # each window as a row

@@ -2,13 +2,15 @@
 
     {"mode": "CNN", "imageBase64": "…"}
         -> {"scene": "ocean", "probabilities": {class: p}, "mode": "CNN", "model": "3e9…", "requestId": "…"}
+    a photo itself, and the mode
+        -> the same
     a request that cannot be answered
         -> {"error": {"code": "bad_mode", "message": "…"}, "requestId": "…"}
 
 An error has a code that never changes, for programs, and a sentence, for people. It contains no traceback, no
 path and nothing of the request. The causes of internal errors go to the log.
 
-Next: ../photos/decode.py
+Next: openapi.py
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,19 +29,21 @@ from scene.models import MODES
 from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, check_bytes, decode, find_format
 
 MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
+MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
 WHITE_SPACE = b" \t\r\n"
 
+SERVE_ONLY = {              # the codes of scene.serve only: on AWS the gateway refuses such requests
+    "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
+    "length_required": 411, "address_too_long": 414, "headers_too_large": 431, "too_busy": 503,
+}
 STATUS = {                  # every code, with its HTTP status
     "not_json": 400, "not_an_object": 400, "missing_field": 400, "unknown_field": 400, "wrong_type": 400,
     "bad_mode": 400, "bad_base64": 400, "empty_photo": 400, "not_a_photo": 400, "damaged_photo": 400,
     "photo_too_large": 413,         # in bytes or in pixels
     "internal_error": 500,
     "model_missing": 503, "model_unreadable": 503, "storage_unreachable": 503,
-    # scene.serve only: on AWS the gateway refuses such requests
-    "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
-    "length_required": 411, "address_too_long": 414, "headers_too_large": 431, "too_busy": 503,
-}
+} | SERVE_ONLY
 
 
 class Refusal(Exception):
@@ -50,12 +55,24 @@ class Refusal(Exception):
         self.status = STATUS[code]
 
 
-def answer(body: bytes | object | Refusal, request_id: str, find_model: Callable[[str], Classifier] | None,
-           ) -> tuple[int, dict, dict]:
+class Photo(NamedTuple):
+    """A request whose body is the photo itself, with the mode from the query ("" if there is none)."""
+
+    data: bytes
+    mode: str
+
+
+def received(body: bytes, content_type: str, mode: str) -> bytes | Photo:
+    """The body of an HTTP request, as `answer` takes it: JSON or, with Content-Type image/…, a Photo."""
+    return Photo(body, mode) if content_type.strip().lower().startswith("image/") else body
+
+
+def answer(body: bytes | Photo | object | Refusal, request_id: str,
+           find_model: Callable[[str], Classifier] | None) -> tuple[int, dict, dict]:
     """Answers one request: -> (HTTP status, answer, log entry), the last two ready for JSON. Raises nothing.
 
-    body: the request's JSON text, as bytes, or the object itself, or the Refusal of a server that has already
-    refused it. find_model(mode) returns a Classifier or raises Refusal.
+    body: the request's JSON text, as bytes, or the object itself, or a Photo, or the Refusal of a server that
+    has already refused it. find_model(mode) returns a Classifier or raises Refusal.
     The log entry has requestId, status, code (None if all is well), mode, model, scene, the milliseconds of
     each part, and `error` (type, message, trace) if the fault is not the caller's.
     """
@@ -107,8 +124,28 @@ def classify(body, find_model, entry: dict) -> dict:
 
 def read(body, entry: dict) -> tuple[str, bytes]:
     """(mode, the photo's bytes) of a request. Raises Refusal."""
-    entry["mode"], text = read_fields(parse(body) if isinstance(body, bytes) else body)
-    return entry["mode"], read_base64(text)
+    if isinstance(body, Photo):
+        entry["mode"], data = read_mode(body.mode), body.data
+    else:
+        entry["mode"], text = read_fields(parse(body) if isinstance(body, bytes) else body)
+        data = read_base64(text)
+    if not data:
+        raise Refusal("empty_photo", "The photo is empty: send a JPEG or PNG.")
+    return entry["mode"], data
+
+
+def read_mode(mode: str) -> str:
+    """The mode in the query of a Photo. Raises Refusal."""
+    if not mode:
+        raise Refusal("missing_field", f"The mode is missing: add ?mode={next(iter(MODES))} to the address.")
+    return check_mode(mode)
+
+
+def check_mode(mode: str) -> str:
+    """The mode, if there is such a one. Raises Refusal."""
+    if mode not in MODES:
+        raise Refusal("bad_mode", f"The field mode must be one of {', '.join(MODES)}.")
+    return mode
 
 
 def parse(body: bytes) -> object:
@@ -151,9 +188,7 @@ def read_fields(request) -> tuple[str, str]:
     for name, value in request.items():
         if not isinstance(value, str):
             raise Refusal("wrong_type", f"The field {name} must be a string.")
-    if request["mode"] not in MODES:
-        raise Refusal("bad_mode", f"The field mode must be one of {', '.join(MODES)}.")
-    return request["mode"], request["imageBase64"]
+    return check_mode(request["mode"]), request["imageBase64"]
 
 
 def read_base64(text: str) -> bytes:
@@ -161,13 +196,10 @@ def read_base64(text: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(";base64,")[2] or "?"         # "?" is not base64
     try:
-        data = base64.b64decode(text.encode("ascii").translate(None, WHITE_SPACE), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, WHITE_SPACE), validate=True)
     except ValueError as error:
         raise Refusal("bad_base64", "The field imageBase64 is not base64: encode the photo's bytes, with "
                                     "padding.") from error
-    if not data:
-        raise Refusal("empty_photo", "The photo is empty: put a JPEG or PNG into imageBase64, in base64.")
-    return data
 
 
 def decode_photo(data: bytes, size: int) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""The HTTP interface of the endpoint as an OpenAPI document, for scene.serve and for AWS.
+
+The schemas are here only. cloudformation/ puts them into the models of API Gateway, and each server adds what
+only it answers: scene.serve the codes of endpoint.SERVE_ONLY, AWS those of its gateway.
+Source: OpenAPI Specification 3.0.3.
+
+Next: ../photos/decode.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scene.answer.endpoint import SERVE_ONLY, STATUS
+from scene.models import MODES
+from scene.photos.decode import REMOTE
+from scene.version import VERSION
+
+PATH = "/get_scene"
+RAW = [f"image/{name.lower()}" for name in REMOTE.formats]
+GATEWAY = {                 # the codes of API Gateway's own refusals, with their statuses
+    "not_signed": 403, "bad_signature": 403, "expired": 403, "not_allowed": 403, "photo_too_large": 413,
+    "too_many_requests": 429, "timeout": 504, "refused": 400, "internal_error": 500,
+}
+SIGNED = {"sigv4": {        # the security scheme as API Gateway exports it
+    "type": "apiKey", "name": "Authorization", "in": "header", "x-amazon-apigateway-authtype": "awsSigv4"}}
+MEANING = {200: "The scene", 400: "The request or the photo cannot be used", 403: "The caller is not allowed",
+           404: "There is nothing at this address", 405: "The method is not supported",
+           408: "The body arrived too slowly", 411: "The request has no Content-Length",
+           413: "The photo is too large", 414: "The address is too long", 429: "There are too many requests",
+           431: "The headers are too large", 500: "The endpoint failed to answer",
+           503: "The endpoint cannot answer at the moment", 504: "The answer took too long"}
+
+MODE = {"type": "string", "enum": list(MODES)}
+SCHEMAS = {
+    "SceneRequest": {
+        "type": "object",
+        "required": ["mode", "imageBase64"],
+        "additionalProperties": False,
+        "properties": {
+            "mode": MODE,
+            "imageBase64": {"type": "string", "description": "A JPEG or PNG, in base64"},
+        },
+    },
+    "SceneAnswer": {
+        "type": "object",
+        "required": ["scene", "probabilities", "mode", "model", "requestId"],
+        "properties": {
+            "scene": {"type": "string", "description": "The likeliest class"},
+            "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+            "mode": MODE,
+            "model": {"type": "string", "description": "The first 12 hex digits of the model file's SHA-256"},
+            "requestId": {"type": "string"},
+        },
+    },
+    "SceneError": {
+        "type": "object",
+        "required": ["error", "requestId"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "code": {"type": "string", "description": "Never changes, for programs"},
+                    "message": {"type": "string", "description": "A sentence, for people"},
+                },
+            },
+            "requestId": {"type": "string"},
+        },
+    },
+}
+
+
+def of_the_gateway() -> dict[str, int]:
+    """{code: status} of everything that the endpoint on AWS can answer but the scene."""
+    return {code: status for code, status in STATUS.items() if code not in SERVE_ONLY} | GATEWAY
+
+
+def document(server: str, codes: dict[str, int], security: dict | None = None) -> dict:
+    """The OpenAPI document of the endpoint at the URL `server`.
+
+    codes: {code: status} of its refusals. security: its security scheme, if requests are signed.
+    """
+    operation = {
+        "operationId": "getScene",
+        "summary": "Says which scene a photo shows",
+        "parameters": [{
+            "name": "mode", "in": "query", "required": False, "schema": MODE,
+            "description": "The mode, if the body is the photo itself"}],
+        "requestBody": {"required": True, "content": {
+            "application/json": {"schema": reference("SceneRequest")},
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in RAW}}},
+        "responses": {
+            "200": response(200, "SceneAnswer"),
+            **{str(status): response(status, "SceneError", (code for code in codes if codes[code] == status))
+               for status in sorted(set(codes.values()))}},
+    }
+    components = {"schemas": SCHEMAS}
+    if security:
+        operation["security"] = [{name: [] for name in security}]
+        components["securitySchemes"] = security
+    return {
+        "openapi": "3.0.3",
+        "info": {"title": "Scene", "version": VERSION, "description": "Sorts photographs into scenes."},
+        "servers": [{"url": server}],
+        "paths": {PATH: {"post": operation}},
+        "components": components,
+    }
+
+
+def response(status: int, schema: str, codes: Iterable[str] = ()) -> dict:
+    """A response with this status, described with the codes that it can have."""
+    listed = ", ".join(sorted(codes))
+    return {"description": f"{MEANING[status]}: {listed}" if listed else MEANING[status],
+            "content": {"application/json": {"schema": reference(schema)}}}
+
+
+def reference(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}

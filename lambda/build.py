@@ -38,6 +38,7 @@ from pathlib import Path
 from samples import samples
 from scene import errors, files
 from scene.answer.classifier import PRETRAINED, Classifier
+from scene.answer.endpoint import MAX_MODEL
 from scene.errors import UserError, printable
 from scene.models import MODES
 
@@ -150,6 +151,10 @@ def choose_models(paths: Iterable[str | os.PathLike]) -> dict[str, bytes]:
         if mode not in chosen:
             Classifier.open(path)               # the file may be damaged
             chosen[mode] = path
+    for path in chosen.values():
+        if (size := os.path.getsize(path)) > MAX_MODEL:
+            raise UserError(f"{printable(path)} has {size / 1e6:.1f} MB, and the function accepts models of "
+                            f"up to {MAX_MODEL / 1e6:g} MB: train one with fewer weights.")
     for mode in MODES:
         source = printable(chosen[mode]) if mode in chosen else "none, since Scene has no pretrained one"
         print(f"model_{mode}: {source}")

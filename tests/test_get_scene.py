@@ -8,6 +8,7 @@ import base64
 import http.server
 import importlib.util
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,10 @@ def environment(moto, monkeypatch):
         for name, value in values.items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
 
+    for name in ("SCENE_BUCKET_OWNER", "SCENE_URL_SUFFIX", "SCENE_CORS_ORIGIN", "SCENE_CANDIDATE_KEY",
+                 "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                 "AWS_CONTAINER_AUTHORIZATION_TOKEN"):
+        change(**{name: None})
     change(SCENE_BUCKET=BUCKET, SCENE_ARRAYS=None, **{f"SCENE_KEY_{mode}": None for mode in MODES})
     change(AWS_REGION=REGION, AWS_DEFAULT_REGION=None, AWS_ENDPOINT_URL_S3=moto, AWS_ENDPOINT_URL=None)
     change(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_SESSION_TOKEN="t")
@@ -176,6 +181,97 @@ def test_a_body_in_base64(get_scene):
     assert reply == get_scene.handler(proxy(), CONTEXT) and reply["statusCode"] == 200
 
 
+def raw(photo=OCEAN, mode="CNN", kind="image/jpeg", **changes):
+    """API Gateway's event for a photo as the body."""
+    query = {"mode": mode} if mode is not None else None
+    return proxy(body=base64.b64encode(photo).decode(), isBase64Encoded=True, headers={"Content-Type": kind},
+                 queryStringParameters=query) | changes
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "Image/JPEG; x=y", " image/jpeg"])
+def test_a_photo_as_the_body(kind, mode, get_scene):
+    reply = get_scene.handler(raw(mode=mode, kind=kind), CONTEXT)
+    assert reply == get_scene.handler(proxy(mode), CONTEXT) and reply["statusCode"] == 200
+
+
+@pytest.mark.parametrize(("event", "expected"), [
+    (raw(mode=None), "missing_field"), (raw(mode=""), "missing_field"), (raw(mode="cnn"), "bad_mode"),
+    (raw(photo=b""), "empty_photo"), (raw(photo=b"ocean"), "not_a_photo"),
+    (raw(photo=OCEAN[:-999]), "damaged_photo"), (raw(photo=OCEAN + bytes(4_400_000)), "photo_too_large"),
+    (raw(kind="image/webp", photo=b"RIFF"), "not_a_photo"),
+    (raw(kind="application/json"), "not_json"), (raw(kind="text/plain"), "not_json"),
+    (raw(headers=None), "not_json"), (raw(headers={"content-type": 5}), "not_json"),
+    (raw(headers={"CONTENT-TYPE": "image/png"}, queryStringParameters=5), "missing_field"),
+    (raw(body=None), "empty_photo"), (raw(body="é", isBase64Encoded=False), "not_a_photo"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_photo_as_the_body_that_cannot_be_used(event, expected, get_scene):
+    reply = get_scene.handler(event, CONTEXT)
+    check(reply["statusCode"], reply["body"], "of-the-gateway")
+    assert code(json.loads(reply["body"])) == expected
+
+
+def test_json_as_before_whatever_the_query(get_scene):
+    event = proxy(headers={"Content-Type": "application/json"}, queryStringParameters={"mode": "FCNN"})
+    assert json.loads(get_scene.handler(event, CONTEXT)["body"])["mode"] == "CNN"
+
+
+def test_answers_and_refusals_name_the_one_origin(s3, environment):
+    environment(SCENE_CORS_ORIGIN="https://example.com")
+    module = cold_start()
+    for event in proxy(), proxy(body="{"):
+        headers = module.handler(event, CONTEXT)["headers"]
+        assert headers["Access-Control-Allow-Origin"] == "https://example.com"
+
+
+@pytest.mark.parametrize("event", [
+    {"warm": True}, {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}},
+    {"source": "serverless-plugin-warmup"}, {"source": "aws.scheduler"}], ids=str)
+def test_a_warm_up_loads_every_model(event, get_scene, files, lines):
+    expected = {mode: name(files[mode]) for mode in MODES}
+    assert get_scene.handler(event, CONTEXT) == {"warm": expected}
+    line, = lines()
+    assert line == {"warm": expected, "cold": True, "function": "scene-test"}
+    before = list(get_scene.asked)
+    assert ask(get_scene)[0] == 200 and get_scene.asked == before
+    assert not lines()[0]["cold"]
+
+
+def test_a_warm_up_says_what_is_wrong(get_scene, s3, files):
+    s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["corrupt"])
+    s3.delete_object(Bucket=BUCKET, Key="model_FCNN")
+    assert get_scene.handler({"warm": True}, CONTEXT) == {
+        "warm": {"CNN": "model_unreadable", "FCNN": "model_missing"}}
+
+
+def test_no_caller_of_the_gateway_can_warm_up_or_try(get_scene):
+    for body in {"warm": True}, {"source": "aws.events"}, {"try": "CNN"}:
+        reply = get_scene.handler(proxy(body=json.dumps(body)), CONTEXT)
+        assert code(json.loads(reply["body"])) == "missing_field"
+        reply = get_scene.handler(body | {"requestContext": {}}, CONTEXT)
+        assert code(json.loads(reply["body"])) == "not_json"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_candidate_is_tried_and_never_used(good, get_scene, s3, files):
+    ask(get_scene)
+    s3.put_object(Bucket=BUCKET, Key="candidate", Body=files["new CNN" if good else "corrupt"])
+    answer = get_scene.handler({"try": "CNN"}, CONTEXT)
+    if good:
+        assert answer == {"model": name(files["new CNN"])}
+    else:
+        assert "do not match its SHA-256" in answer["refused"]
+    get_scene.now += 60
+    assert ask(get_scene)[1]["model"] == name(files["CNN"])
+    assert get_scene.handler({"try": "FCNN"}, CONTEXT)["refused"]
+
+
+@pytest.mark.parametrize("event", [
+    {"try": "XNN"}, {"try": 5}, {"try": ["CNN"]}, {"warm": 1}, {"source": ["aws.events"]}], ids=str)
+def test_what_only_looks_like_it_is_a_request(event, get_scene):
+    check(400, json.dumps(get_scene.handler(event, CONTEXT)), "of-lambda")
+
+
 @pytest.mark.parametrize("changes", [
     {"body": None}, {"body": ""}, {"body": 5}, {"body": "\ud800"}, {"body": "{"},
     {"body": "A", "isBase64Encoded": True}, {"body": None, "isBase64Encoded": True},
@@ -243,10 +339,12 @@ def test_requests_are_signed_as_iam_wants_it(moto, s3, environment, lines):
         assert (status, code(answer)) == (503, "model_missing")
         assert "S3 answered 403" in lines()[-1]["error"]["message"]
         module.now += 61
-        module.MODELS.bucket.credentials = module.MODELS.bucket.credentials._replace(secret_key="another")
+        environment(AWS_SECRET_ACCESS_KEY="another")
         assert ask(module, "CNN")[0] == 200                     # the model in memory
         cause = lines()[-2]["error"]["message"]
         assert cause == "S3 answered 403 SignatureDoesNotMatch for model_CNN"       # nothing that was signed
+        status, answer = ask(module, "FCNN")                    # it may be there, for all that is known
+        assert (status, code(answer)) == (503, "storage_unreachable")
     finally:
         enforce(moto, b"1000000000")
 
@@ -310,7 +408,26 @@ def test_a_bad_first_model(bad, get_scene, s3, files, lines):
     assert lines()[-1]["error"]["type"] == "ModelFileError"
     assert ask(get_scene, "FCNN")[0] == 200                     # the other mode works
     s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
-    assert ask(get_scene)[0] == 200                             # at once, not after a minute
+    get_scene.now += 5
+    assert ask(get_scene)[0] == 200                             # soon, not after a minute
+
+
+@pytest.mark.parametrize("bad", [None, *BAD])
+def test_a_failed_load_is_not_repeated_for_every_request(bad, get_scene, s3, files, lines):
+    if bad:
+        s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files[bad])
+    else:
+        s3.delete_object(Bucket=BUCKET, Key="model_CNN")
+    answers = [ask(get_scene) for _ in range(20)]
+    assert all(answer == answers[0] for answer in answers) and len(get_scene.asked) == 1
+    assert all(line["error"]["trace"] for line in lines())
+    assert len(json.dumps(lines())) < 10
+    get_scene.now += 4.9
+    ask(get_scene)
+    assert len(get_scene.asked) == 1
+    get_scene.now += 0.1
+    ask(get_scene)
+    assert len(get_scene.asked) == 2
 
 
 def test_a_model_that_is_not_there(get_scene, s3, files, lines):
@@ -319,6 +436,7 @@ def test_a_model_that_is_not_there(get_scene, s3, files, lines):
     assert (status, code(answer)) == (503, "model_missing")
     assert "S3 answered 404 NoSuchKey for model_CNN" in lines()[-1]["error"]["message"]
     s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["CNN"])
+    get_scene.now += 5
     assert ask(get_scene)[0] == 200
 
 
@@ -450,6 +568,129 @@ def test_one_failure_is_tried_again(how, environment, impatient, files):
 
 def test_the_whole_fetch_fits_into_the_gateways_patience(get_scene):
     assert get_scene.PATIENCE + 2 * get_scene.WAIT < 20
+
+
+def denial(code, message="Access Denied"):
+    return f"<Error><Code>{code}</Code><Message>{message}</Message><Other>secret</Other></Error>".encode()
+
+
+@pytest.mark.parametrize(("status", "data", "expected"), [
+    (404, denial("NoSuchKey"), "model_missing"), (403, denial("AccessDenied"), "model_missing"),
+    (403, denial("RequestTimeTooSkewed"), "storage_unreachable"),
+    (403, denial("InvalidAccessKeyId"), "storage_unreachable"),
+    (403, denial("SignatureDoesNotMatch"), "storage_unreachable"),
+    (403, denial("AccessDenied", "not authorized to perform: kms:Decrypt"), "storage_unreachable"),
+    (400, denial("KMS.DisabledException"), "storage_unreachable"),
+    (403, b"", "storage_unreachable"), (403, b"<html>", "storage_unreachable")])
+def test_a_refusal_of_s3_is_called_what_it_is(status, data, expected, environment, lines):
+    with BadStorage(send(status, data)) as storage:
+        environment(AWS_ENDPOINT_URL_S3=storage.url)
+        assert code(ask(cold_start())[1]) == expected
+    message = lines()[0]["error"]["message"]
+    assert f"S3 answered {status}" in message and "secret" not in message
+
+
+def test_the_bucket_must_belong_to_the_expected_account(environment, files):
+    asked = []
+
+    def note(handler):
+        asked.append(handler.headers)
+        send(200, files["CNN"])(handler)
+
+    with BadStorage(note) as storage:
+        environment(AWS_ENDPOINT_URL_S3=storage.url, SCENE_BUCKET_OWNER="123456789012")
+        cold_start().MODELS.bucket.get("k", None, 1)
+        environment(SCENE_BUCKET_OWNER=None)
+        cold_start().MODELS.bucket.get("k", None, 1)
+    assert asked[0]["x-amz-expected-bucket-owner"] == "123456789012"
+    assert "x-amz-expected-bucket-owner" in asked[0]["Authorization"], "it is signed"
+    assert "x-amz-expected-bucket-owner" not in asked[1]
+
+
+def test_the_host_of_s3_is_that_of_the_partition(environment):
+    environment(AWS_ENDPOINT_URL_S3=None, AWS_REGION="cn-north-1", SCENE_URL_SUFFIX="amazonaws.com.cn")
+    assert cold_start().MODELS.bucket.url == f"https://s3.cn-north-1.amazonaws.com.cn/{BUCKET}/"
+    environment(SCENE_URL_SUFFIX=None, AWS_REGION="eu-central-1")
+    assert cold_start().MODELS.bucket.url == f"https://s3.eu-central-1.amazonaws.com/{BUCKET}/"
+
+
+# SnapStart
+
+
+@pytest.fixture
+def container(environment):
+    """A server of container credentials, as SnapStart has it. Its list `given` holds what it answers."""
+    def answer(handler):
+        server.asked.append((handler.path, handler.headers["Authorization"]))
+        data = server.given[0] if len(server.given) == 1 else server.given.pop(0)
+        send(200, data if isinstance(data, bytes) else json.dumps(data).encode())(handler)
+
+    with BadStorage(answer) as server:
+        server.asked = []
+        server.given = [credentials("first")]
+        environment(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, AWS_SESSION_TOKEN=None,
+                    AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{server.url}/creds?x=1",
+                    AWS_CONTAINER_AUTHORIZATION_TOKEN="token")
+        yield server
+
+
+def credentials(key, until="2999-01-01T00:00:00Z"):
+    return {"AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": until}
+
+
+def test_credentials_come_from_the_container_and_are_kept_until_they_expire(s3, container):
+    container.given = [credentials("first", "2020-01-01T00:00:00Z"), credentials("second")]
+    module = cold_start()
+    assert [ask(module, mode)[0] for mode in MODES] == [200, 200]
+    role = module.MODELS.bucket.role
+    assert role.credentials().access_key == "second" and role.credentials().token == "t"
+    assert container.asked == 2 * [("/creds?x=1", "token")]
+    role.forget()
+    role.credentials()
+    assert len(container.asked) == 3
+
+
+@pytest.mark.parametrize("given", [b"", b"<html>", b"[]", b"{}", {"AccessKeyId": "k"}], ids=str)
+def test_bad_credentials_are_no_reason_to_crash(given, s3, container, lines):
+    container.given = [given]
+    module = cold_start()
+    assert code(ask(module)[1]) == "storage_unreachable"
+    assert "without credentials" in lines()[0]["error"]["message"]
+    container.given = [credentials("k")]
+    module.now += 5
+    assert ask(module)[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["snap-start", "provisioned-concurrency", "on-demand"])
+def test_models_are_loaded_in_the_init_phase_where_nobody_waits(
+        kind, s3, environment, files, lines, monkeypatch):
+    hooks = []
+    library = SimpleNamespace(register_after_restore=hooks.append)
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", library)
+    environment(AWS_LAMBDA_INITIALIZATION_TYPE=kind)
+    module = cold_start()
+    loaded = {mode: kept.model.name for mode, kept in module.MODELS.kept.items() if kept.model}
+    expected = {mode: name(files[mode]) for mode in MODES} if kind != "on-demand" else {}
+    assert loaded == expected and len(hooks) == (kind == "snap-start")
+    assert lines() == ([{"preload": expected}] if expected else [])
+    if kind == "snap-start":
+        s3.put_object(Bucket=BUCKET, Key="model_CNN", Body=files["new CNN"])
+        assert ask(module)[1]["model"] == name(files["CNN"])
+        hooks[0]()                                              # restored, after who knows how long
+        assert ask(module)[1]["model"] == name(files["new CNN"]) and ask(module, "FCNN")[0] == 200
+        assert sorted(module.asked) == [200, 304]
+
+
+def test_a_snapshot_without_models_or_credentials_still_starts(s3, environment, lines, monkeypatch):
+    library = SimpleNamespace(register_after_restore=lambda hook: None)
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", library)
+    environment(AWS_LAMBDA_INITIALIZATION_TYPE="snap-start", AWS_ACCESS_KEY_ID=None,
+                AWS_SECRET_ACCESS_KEY=None)
+    module = cold_start()
+    assert lines() == [{"preload": dict.fromkeys(MODES, "storage_unreachable")}]
+    environment(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s")
+    module.MODELS.expire()
+    assert ask(module)[0] == 200
 
 
 # The log

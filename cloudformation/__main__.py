@@ -2,41 +2,56 @@
 
     python lambda/build.py                       builds the zips and the models, in lambda/bucket/
     python -m cloudformation up                  the bucket, the uploads, the stack of template.yaml
-    python -m cloudformation key                 an access key for the endpoint's user, shown once
+    python -m cloudformation key                 an access key for the endpoint's user, as a profile of AWS
     python -m cloudformation invoke PHOTO        a signed request
     python -m cloudformation model PATH          puts another model in service (--rollback: the one before)
     python -m cloudformation status | logs       its state, and its logs
+    python -m cloudformation openapi             its OpenAPI document
     python -m cloudformation down                deletes everything, and verifies it
 """
 
 import io
+import json
 import re
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 try:
+    from botocore.credentials import Credentials
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 except ImportError:
     sys.exit("python -m cloudformation needs boto3: python -m pip install -c constraints.txt -e '.[cloud]'")
 from PIL import Image
 
-from cloudformation import line
-from cloudformation.deployment import Deployment
-from cloudformation.down import take_down
+from cloudformation import line, profile, release
+from cloudformation.deployment import (
+    BUCKET_STACK,
+    PASSING,
+    UNKNOWN,
+    Deployment,
+    Refused,
+    keep_trying,
+    send,
+)
+from cloudformation.down import look, own_bucket, take_down
 from cloudformation.stack import PAUSE
+from cloudformation.store import read_model
 from cloudformation.up import up
 from scene import errors
 from scene.answer import modelfile
+from scene.answer import openapi as interface
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, printable
 from scene.models import MODES
 from scene.photos import decode
 
-PATIENCE = 150              # seconds for a new model to answer: the function checks for one once a minute
+PATIENCE = 150              # seconds for a new model to answer
+REFRESH = 60                # seconds after which each sandbox of the function checks for a new model
+NEW_KEY = 90                # seconds for a new key to be known everywhere
 CREDENTIALS = "put your access key into ~/.aws/credentials, or log in, and name the profile with --profile"
 PERMISSION = "these credentials lack this permission: use an administrator's"
 RETRY = "wait a minute and run the same command again"
@@ -55,24 +70,44 @@ ADVICE = {                  # error codes of AWS -> what to do
 
 
 def key(options: Namespace, deployment: Deployment) -> None:
-    """Creates an access key for the endpoint's user, and prints it once, as lines for ~/.aws/credentials."""
+    """Creates an access key for the endpoint's user, and adds it to ~/.aws/credentials as a profile."""
     outputs = deployment.outputs
-    name = deployment.name
-    if name in deployment.session.available_profiles:
-        raise UserError(f"Your AWS credentials already have a profile [{name}]: rename or remove it, "
-                        "since the lines for the new key use that name.")
-    if old := deployment.access_keys():
-        confirm(options, f"{outputs['Caller']} already has a key, of {old[0]['CreateDate']:%Y-%m-%d}. "
+    caller = outputs["Caller"]
+    file = deployment.credentials_file
+    if not options.show:
+        profile.check(file, deployment.name)
+    if old := deployment.access_keys(caller):
+        confirm(options, f"{caller} already has a key, of {old[0]['CreateDate']:%Y-%m-%d}. "
                          "A new key replaces it: requests signed with the old one will be refused.")
-    deployment.delete_access_keys()
-    new = deployment.client("iam").create_access_key(UserName=outputs["Caller"])["AccessKey"]
-    print(f"[{name}]",
-          f"aws_access_key_id = {new['AccessKeyId']}",
-          f"aws_secret_access_key = {new['SecretAccessKey']}",
-          f"region = {deployment.region}",
-          f"scene_url = {outputs['Endpoint']}", sep="\n")
-    print("These lines belong at the end of ~/.aws/credentials. The secret key is not shown again.\n"
-          f"Next: {line(f'invoke PHOTO --profile {name}')}", file=sys.stderr)
+    deployment.delete_access_keys(caller)
+    new = deployment.client("iam").create_access_key(UserName=caller)["AccessKey"]
+    values = {"aws_access_key_id": new["AccessKeyId"], "aws_secret_access_key": new["SecretAccessKey"],
+              "region": deployment.region, "scene_url": outputs["Endpoint"]}
+    if options.show:
+        print(profile.lines(deployment.name, values), end="")
+        print("Store the secret key now: it is not shown again.", file=sys.stderr)
+        return
+    try:
+        profile.add(file, deployment.name, values)
+    except BaseException:                           # a key that nobody has would only be in the way
+        deployment.client("iam").delete_access_key(UserName=caller, AccessKeyId=new["AccessKeyId"])
+        raise
+    print(f"Added profile [{deployment.name}], key {new['AccessKeyId']} of {caller}, to {file}.", flush=True)
+    wait_for_key(values)
+    print(f"Next: {line(f'invoke PHOTO --profile {deployment.name}')}")
+
+
+def wait_for_key(values: dict[str, str]) -> None:
+    """Waits until the endpoint knows a new key, which can take a minute."""
+    credentials = Credentials(values["aws_access_key_id"], values["aws_secret_access_key"])
+    try:
+        keep_trying(lambda: send(values["scene_url"], b"{}", values["region"], credentials),
+                    lambda error: error.code in UNKNOWN, NEW_KEY, PAUSE)
+    except Refused as error:                        # that of an empty request means that the key is known
+        if error.code in UNKNOWN:
+            print("AWS does not know the new key everywhere yet: if a request is refused, wait a minute.")
+    except UserError:
+        pass                                        # no way to the endpoint from here: `invoke` says why
 
 
 def confirm(options: Namespace, question: str) -> None:
@@ -102,16 +137,32 @@ def model(options: Namespace, deployment: Deployment) -> None:
     store = deployment.store()
     mode = options.rollback
     if mode:
-        data = store.roll_back(mode)
+        data = store.read_before(mode)
     else:
-        data = Path(options.path).read_bytes()
+        data = read_model(options.path)
         with modelfile.named(options.path):
             mode = Classifier.load(data).mode
-        store.put(store.model_key(mode), data)
+    check_readable(deployment, mode, data)
+    store.put(store.model_key(mode), data)
+    uploaded = time.monotonic()
     name = modelfile.short_name(data)
     print(f"Uploaded model {name} ({mode}). The endpoint checks for a new model once a minute.", flush=True)
     wait_for_model(deployment, mode, name)
     print(f"The endpoint answers with model {name}.")
+    if (left := REFRESH - (time.monotonic() - uploaded)) > 0:
+        until = datetime.now() + timedelta(seconds=left)
+        print("This is proven for one sandbox of the function. Others that were already running may answer "
+              f"with the model before until {until:%H:%M:%S}.")
+
+
+def check_readable(deployment: Deployment, mode: str, data: bytes) -> None:
+    """Makes the deployed code read a model before it goes into service. Raises UserError if it cannot."""
+    with deployment.store().candidate(data):
+        answer, failed = deployment.call({"try": mode})
+    if reason := answer.get("errorMessage" if failed else "refused"):
+        raise UserError(f"The deployed code cannot use this model ({reason}), so it was not put in service. "
+                        "If it comes from a newer version of Scene, first run `python lambda/build.py` and "
+                        f"`{line('up')}`.")
 
 
 def wait_for_model(deployment: Deployment, mode: str, name: str) -> None:
@@ -119,10 +170,19 @@ def wait_for_model(deployment: Deployment, mode: str, name: str) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (64, 64)).save(picture, "PNG")
     deadline = time.monotonic() + PATIENCE
-    while (answer := deployment.ask(mode, picture.getvalue())["model"]) != name:
-        if time.monotonic() > deadline:
+    answer = None
+    while answer != name:
+        if answer and time.monotonic() > deadline:
             raise UserError(f"The endpoint still answers with model {answer}: see why with `{line('logs')}`.")
-        time.sleep(PAUSE)
+        if answer:
+            time.sleep(PAUSE)
+        answer = keep_trying(lambda: deployment.ask(mode, picture.getvalue()), may_pass,
+                             deadline - time.monotonic(), PAUSE)["model"]
+
+
+def may_pass(error: Refused) -> bool:
+    """Whether the same request may be answered in a moment."""
+    return error.status in PASSING
 
 
 def status(options: Namespace, deployment: Deployment) -> None:
@@ -132,18 +192,23 @@ def status(options: Namespace, deployment: Deployment) -> None:
     print(f"stack     {deployment.name}: {deployment.stack.status}")
     print(f"endpoint  {outputs['Endpoint']}")
     print(f"bucket    {outputs['Bucket']}")
+    print(f"version   {release.describe(deployment)}")
     for mode in MODES:
-        if versions := store.versions(store.model_key(mode)):
+        if current := store.current(store.model_key(mode)):
             name = modelfile.short_name(store.read_model(mode))
-            since = f"{versions[0]['LastModified']:%Y-%m-%d %H:%M} UTC"
-            print(f"{mode:<10}model {name}, uploaded {since}, {len(versions) - 1} older versions")
+            since = f"{current['LastModified']:%Y-%m-%d %H:%M} UTC"
+            older = len(store.versions(store.model_key(mode))) - 1
+            print(f"{mode:<10}model {name}, uploaded {since}, {older} older versions")
         else:
             print(f"{mode:<10}no model")
-    keys = [f"{entry['AccessKeyId']} of {entry['CreateDate']:%Y-%m-%d}" for entry in deployment.access_keys()]
+    keys = [f"{entry['AccessKeyId']} of {entry['CreateDate']:%Y-%m-%d}"
+            for entry in deployment.access_keys(outputs["Caller"])]
     print(f"caller    {outputs['Caller']}, {' and '.join(keys) or 'no key yet'}")
-    alarms = deployment.client("cloudwatch").describe_alarms(
-        AlarmNamePrefix=f"{deployment.name}-", StateValue="ALARM")["MetricAlarms"]
-    print(f"alarms    {'; '.join(alarm['AlarmDescription'] for alarm in alarms) or 'none'}")
+    names = deployment.stack.resources("AWS::CloudWatch::Alarm")
+    cloudwatch = deployment.client("cloudwatch")
+    alarms = cloudwatch.describe_alarms(AlarmNames=names)["MetricAlarms"] if names else []
+    rings = [alarm["AlarmDescription"] for alarm in alarms if alarm["StateValue"] == "ALARM"]
+    print(f"alarms    {'; '.join(rings) or 'none'}")
 
 
 def logs(options: Namespace, deployment: Deployment) -> None:
@@ -160,17 +225,25 @@ def logs(options: Namespace, deployment: Deployment) -> None:
         print(f"No log entries in the last {options.minutes} minutes.", file=sys.stderr)
 
 
+def openapi(options: Namespace, deployment: Deployment) -> None:
+    """Prints the endpoint's OpenAPI document, in JSON."""
+    server = deployment.outputs["Endpoint"].removesuffix(interface.PATH)
+    print(json.dumps(interface.document(server, interface.of_the_gateway(), interface.SIGNED), indent=2))
+
+
 def down(options: Namespace, deployment: Deployment) -> None:
     """Deletes everything that `up`, `key` and `model` created, and verifies that nothing is left."""
     name = deployment.name
-    ours = deployment.bucket_stack
-    bucket = deployment.stack.parameters.get("Bucket") or ours.parameters.get("BucketName")
-    if not bucket:
-        print(f"There is no stack {name} in {deployment.region}: nothing to delete.")
-        return
-    objects = f"bucket {bucket}" if ours.exists else f"all under {name}/ in bucket {bucket}, which stays"
-    confirm(options, f"This deletes stack {name} in {deployment.region} (endpoint, user, keys, logs) "
-                     f"and {objects}, models included.")
+    for stack in deployment.stack, deployment.bucket_stack:
+        stack.check_ours()
+    bucket = own_bucket(deployment)
+    if not deployment.stack.status:
+        print(f"There is no stack {name} in {deployment.region}.")
+    if any(look(deployment, bucket).values()):
+        ours = deployment.bucket_stack.status
+        objects = f"bucket {bucket}" if ours else f"all under {name}/ in bucket {bucket}, which stays"
+        confirm(options, f"This deletes stack {name} in {deployment.region} (endpoint, user, keys, logs) "
+                         f"and {objects}, models included.")
     take_down(deployment, bucket)
 
 
@@ -199,10 +272,17 @@ def matching(pattern: str, meaning: str) -> Callable[[str], str]:
     return parse
 
 
+def stack_name(text: str) -> str:
+    """An argparse type: a name for a deployment, and none that `up` would give to a bucket's stack."""
+    name = matching("[a-z][a-z0-9-]{0,25}", "up to 26 lowercase letters, digits, hyphens")(text)
+    if name.endswith(BUCKET_STACK):
+        raise ArgumentTypeError(f"{text!r} would be the name of a bucket's stack: leave {BUCKET_STACK} out")
+    return name
+
+
 def parse(arguments: list[str] | None) -> Namespace:
     every = ArgumentParser(add_help=False)
-    every.add_argument("--stack", metavar="NAME", default="scene",
-                       type=matching("[a-z][a-z0-9-]{0,25}", "up to 26 lowercase letters, digits, hyphens"),
+    every.add_argument("--stack", metavar="NAME", default="scene", type=stack_name,
                        help="the deployment's name (default: scene)")
     every.add_argument("--region", help="AWS region (default: the profile's)")
     every.add_argument("--profile", metavar="NAME",
@@ -222,7 +302,8 @@ def parse(arguments: list[str] | None) -> Namespace:
         return subparser
 
     add_up(add(up))
-    add(key, sure)
+    add(key, sure).add_argument("--show", action="store_true",
+                                help="print the profile, with the secret key, instead of storing it")
     options = add(invoke)
     options.add_argument("photo", metavar="PHOTO", help="a JPEG or PNG file")
     options.add_argument("--mode", type=str.upper, choices=list(MODES), default="CNN",
@@ -233,6 +314,7 @@ def parse(arguments: list[str] | None) -> Namespace:
                          help=f"{' or '.join(MODES)}: return to the model before the current one")
     add(status)
     add(logs).add_argument("--minutes", metavar="N", type=int, default=60, help="how far back (default: 60)")
+    add(openapi)
     add(down, sure)
     return parser.parse_args(arguments)
 
@@ -240,6 +322,9 @@ def parse(arguments: list[str] | None) -> Namespace:
 def add_up(options: ArgumentParser) -> None:
     """Adds the options of `up`. A capitalised dest is a template parameter, which keeps its last value."""
     options.add_argument("--dry-run", action="store_true", help="only print the changes")
+    options.add_argument("--rollback", action="store_true",
+                         help="only return to the version of code, layer and settings before the current "
+                              "one, or forward again")
     options.add_argument("--built", metavar="FOLDER", type=Path,
                          default=Path(__file__).resolve().parent.parent / "lambda" / "bucket",
                          help="the output of lambda/build.py (default: lambda/bucket)")
@@ -247,7 +332,8 @@ def add_up(options: ArgumentParser) -> None:
                          type=matching("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name"),
                          help="the bucket to use or create (default: STACK-ACCOUNT-REGION)")
     options.add_argument("--user", metavar="NAME", dest="UserName",
-                         help="the IAM user to create, who may call the endpoint (default: scene-caller)")
+                         help="the IAM user to create, who may call the endpoint "
+                              "(default: STACK-REGION-caller)")
     options.add_argument("--arch", dest="Architecture", choices=["arm64", "x86_64"],
                          help="the function's processor (default: arm64)")
     options.add_argument("--memory", metavar="MB", dest="Memory",
@@ -255,7 +341,14 @@ def add_up(options: ArgumentParser) -> None:
     options.add_argument("--log-days", metavar="N", dest="LogDays", help="days to keep logs (default: 30)")
     options.add_argument("--rate", metavar="N", dest="RequestsPerSecond",
                          help="sustained requests per second (default: 10)")
-    options.add_argument("--burst", metavar="N", dest="Burst", help="requests in a burst (default: 20)")
+    options.add_argument("--burst", metavar="N", dest="Burst", help="requests in a burst (default: 10)")
+    options.add_argument("--concurrency", metavar="N", dest="Concurrency",
+                         help="reserve N concurrent calls of the account's for the function, and allow no "
+                              "more (default: none reserved)")
+    options.add_argument("--snap-start", dest="SnapStart", choices=["yes", "no"],
+                         help="start sandboxes from a snapshot with the models loaded (default: no)")
+    options.add_argument("--cors", metavar="ORIGIN", dest="CorsOrigin",
+                         help="the origin whose web pages may call the endpoint (default: none)")
     options.add_argument("--email", metavar="ADDRESS", dest="AlarmEmail",
                          help="address for alarms (default: none)")
     options.add_argument("--layers", metavar="ARN,…", dest="LayerArns",

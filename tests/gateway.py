@@ -6,6 +6,7 @@ of the template. The types of refusals and their statuses follow the API Gateway
 response types, quotas). AWS does not document the order of the checks, nor the type for an unknown key.
 """
 
+import base64
 import fnmatch
 import json
 import threading
@@ -13,6 +14,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -39,15 +41,21 @@ class Gateway:
     """A gateway at `url` in front of a function: event -> answer, both as in Lambda's proxy integration.
 
     template: template.yaml as a dict. users: {access key: (secret, [policy documents])}. arn: the stage's.
+    cors: the parameter CorsOrigin.
     """
 
-    def __init__(self, template, users, arn, function, rate=10, burst=20, clock=time.time):
+    def __init__(self, template, users, arn, function, rate=10, burst=20, clock=time.time, cors=""):
         self.users = users
         self.arn = arn
         self.function = function
         self.clock = clock
-        resources = [resource["Properties"] for resource in template["Resources"].values()]
+        resources = [resource["Properties"] for resource in template["Resources"].values()
+                     if cors or resource.get("Condition") != "Cors"]
+        resources = without_nothing(resolve(resources, cors))
         self.responses = {each["ResponseType"]: each for each in resources if "ResponseType" in each}
+        self.methods = {each["HttpMethod"]: each for each in resources if "HttpMethod" in each}
+        self.binary = [kind.replace("~1", "/") for each in resources for kind in
+                       each.get("BinaryMediaTypes", [])]
         self.rate = rate
         self.burst = burst
         self.tokens = burst
@@ -64,17 +72,21 @@ class Gateway:
     def answer(self, method, path, headers, body):
         """A request as it arrived -> (status, headers, body as bytes)."""
         request_id = str(uuid.uuid4())
+        headers = {name.lower(): value for name, value in headers.items()}
         try:
             self.check(method, path, headers, body)
-            return self.integrate(method, path, body, request_id)
+            if self.methods[method]["Integration"]["Type"] == "MOCK":
+                return self.mock(method)
+            return self.integrate(method, path, headers, body, request_id)
         except Refused as error:
             return self.refuse(str(error), request_id)
 
     def check(self, method, path, headers, body):
         """Raises Refused unless the request may reach the function."""
-        if (method, path) != ("POST", "/live/get_scene"):
+        if method not in self.methods or path.partition("?")[0] != "/live/get_scene":
             raise Refused("MISSING_AUTHENTICATION_TOKEN")
-        headers = {name.lower(): value for name, value in headers.items()}
+        if self.methods[method]["AuthorizationType"] == "NONE":
+            return
         policies = self.authenticate(method, path, headers, body)
         if len(body) > MAX_REQUEST:
             raise Refused("REQUEST_TOO_LARGE")
@@ -113,10 +125,21 @@ class Gateway:
             raise Refused("INVALID_SIGNATURE")
         return policies
 
-    def integrate(self, method, path, body, request_id):
+    def mock(self, method):
+        """The answer of an integration that calls nothing."""
+        response, = self.methods[method]["Integration"]["IntegrationResponses"]
+        headers = {name.removeprefix("method.response.header."): value.strip("'")
+                   for name, value in response["ResponseParameters"].items()}
+        return int(response["StatusCode"]), headers, b""
+
+    def integrate(self, method, path, headers, body, request_id):
         """Calls the function. Raises Refused if it fails or returns anything but an answer."""
-        event = {"httpMethod": method, "path": "/get_scene", "body": body.decode() or None,
-                 "isBase64Encoded": False, "requestContext": {"requestId": request_id, "stage": "live"}}
+        binary = headers.get("content-type", "").partition(";")[0].strip() in self.binary
+        text = base64.b64encode(body).decode() if binary else body.decode(errors="replace")
+        query = dict(parse_qsl(urlsplit(path).query))
+        event = {"httpMethod": method, "path": "/get_scene", "body": text or None, "headers": headers,
+                 "queryStringParameters": query or None, "isBase64Encoded": binary,
+                 "requestContext": {"requestId": request_id, "stage": "live"}}
         if len(json.dumps(event)) > MAX_EVENT:
             raise Refused("REQUEST_TOO_LARGE")
         try:
@@ -137,6 +160,31 @@ class Gateway:
         for name, value in response.get("ResponseParameters", {}).items():
             headers[name.removeprefix("gatewayresponse.header.")] = value.strip("'")
         return int(response.get("StatusCode", status)), headers, text.encode()
+
+
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
+def resolve(value, cors):
+    """A part of the template with CORS on or off: the intrinsic functions that depend on it are replaced."""
+    if isinstance(value, list):
+        return [resolve(each, cors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("Fn::If", [""])[0] == "Cors":
+        return resolve(value["Fn::If"][1 if cors else 2], cors)
+    if "${CorsOrigin}" in str(value.get("Fn::Sub", "")):
+        return value["Fn::Sub"].replace("${CorsOrigin}", cors)
+    return {name: resolve(each, cors) for name, each in value.items()}
+
+
+def without_nothing(value):
+    """The same without members that are AWS::NoValue."""
+    if isinstance(value, list):
+        return [without_nothing(each) for each in value]
+    if isinstance(value, dict):
+        return {name: without_nothing(each) for name, each in value.items() if each != NO_VALUE}
+    return value
 
 
 def make_handler(gateway):

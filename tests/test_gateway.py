@@ -44,23 +44,26 @@ class Place:
         self.line("up", "--built", built, "--arch", NATIVE)
         aws.client("s3").put_bucket_versioning(         # moto ignores that of the template
             Bucket=aws.BUCKET, VersioningConfiguration={"Status": "Enabled"})
-        profile = self.line("key")
+        self.line("key")
+        profile = (folder / "credentials").read_text()
         keys = ConfigParser()
         keys.read_string(profile)
         self.key = Credentials(keys["scene"]["aws_access_key_id"], keys["scene"]["aws_secret_access_key"])
         api = urlsplit(keys["scene"]["scene_url"]).netloc.split(".")[0]
         self.arn = f"arn:aws:execute-api:{aws.REGION}:{aws.ACCOUNT}:{api}/live"
         iam = aws.client("iam")
-        names = iam.list_user_policies(UserName="scene-caller")["PolicyNames"]
-        policies = [iam.get_user_policy(UserName="scene-caller", PolicyName=name) for name in names]
+        user = "scene-eu-central-1-caller"
+        names = iam.list_user_policies(UserName=user)["PolicyNames"]
+        policies = [iam.get_user_policy(UserName=user, PolicyName=name) for name in names]
         policies = [policy["PolicyDocument"] for policy in policies]
         users = {self.key.access_key: (self.key.secret_key, policies),
                  "admin": ("secret", [{"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}]),
                  "stranger": ("secret", [])}
         self.gateway = Gateway(TEMPLATE, users, self.arn, function, **more)
-        url = f"scene_url = {self.gateway.url}"
-        with open(folder / "credentials", "a") as file:         # the gateway is the endpoint of both profiles
-            file.write(f"{url}\n" + re.sub("scene_url = .*", url, profile))
+        for section in "default", "scene":              # the gateway is the endpoint of both profiles
+            keys[section]["scene_url"] = self.gateway.url
+        with open(folder / "credentials", "w") as file:
+            keys.write(file)
 
     def line(self, *arguments, check=True):
         """Runs a command as a person does: -> stdout, or the finished process if it need not succeed."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cfnlint.decode import cfn_yaml
 
-from cloudformation import up
+from cloudformation import deployment, render
+from scene.answer import openapi
 from scene.answer.endpoint import STATUS as HANDLER_CODES
 from scene.models import MODES
 from tests import aws
@@ -30,25 +31,22 @@ def statements(name):
     return RESOURCES[name]["Properties"]["PolicyDocument"]["Statement"]
 
 
-# template.yaml is edited by hand, and it lists the modes in four places.
+# template.yaml is edited by hand, and it lists the modes in two places.
 
 def readable():
-    """The ARNs of the objects that the function may read."""
-    return [each["Fn::Sub"] for statement in statements("FunctionPolicy")
-            if statement["Action"] == "s3:GetObject" for each in statement["Resource"]]
+    """The ARNs of the models that the function may read."""
+    may = [each["Fn::Sub"] for statement in statements("FunctionPolicy")
+           if statement["Action"] == "s3:GetObject" for each in statement["Resource"]]
+    return [arn for arn in may if not arn.endswith("/candidate")]
 
 
 def modes_of_the_template():
     """{place: the modes there}."""
     variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
-    request, answer = (RESOURCES[model]["Properties"]["Schema"]["properties"]["mode"]["enum"]
-                       for model in ("RequestModel", "AnswerModel"))
     return {
         "Function, Environment, Variables":
             [name.removeprefix("SCENE_KEY_") for name in variables if name.startswith("SCENE_KEY_")],
         "FunctionPolicy, Resource of s3:GetObject": [arn.rpartition("/model_")[2] for arn in readable()],
-        "RequestModel, Schema, properties, instead of the line there": request,
-        "AnswerModel, Schema, properties, instead of the line there": answer,
     }
 
 
@@ -57,8 +55,7 @@ def lines_of(modes):
     variables = [f'SCENE_KEY_{mode}: !Sub "${{AWS::StackName}}/model_{mode}"' for mode in modes]
     bucket = "arn:${AWS::Partition}:s3:::${Bucket}"
     objects = [f'- !Sub "{bucket}/${{AWS::StackName}}/model_{mode}"' for mode in modes]
-    enum = [f"mode: {{type: string, enum: [{', '.join(modes)}]}}"]
-    return [variables, objects, enum, enum]
+    return [variables, objects]
 
 
 def missing_lines(modes):
@@ -87,12 +84,13 @@ def test_the_lines_for_a_further_mode_are_all_that_it_needs():
     name = re.compile(rf"(?<![A-Za-z])({'|'.join(DEPLOYED)})(?![A-Za-z])")
     found = [line.strip() for line in text.splitlines() if name.search(line)]
     assert sorted(found) == sorted(line for lines in lines_of(DEPLOYED) for line in lines)
-    assert len(missing_lines([*DEPLOYED, "NEW"])) == 4
+    assert len(missing_lines([*DEPLOYED, "NEW"])) == 2
 
 
 def test_cfn_lint_finds_nothing_and_is_told_to_ignore_nothing(tmp_path):
     cfn_lint = Path(sys.executable).parent / "cfn-lint"
-    files = [FOLDER / "template.yaml", FOLDER / "bucket.yaml"]
+    files = [tmp_path / "rendered.yaml", FOLDER / "bucket.yaml"]
+    files[0].write_text(render.template({}), encoding="utf-8")
     command = [cfn_lint, "--include-checks", "I", "--", *files]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "")
@@ -100,13 +98,48 @@ def test_cfn_lint_finds_nothing_and_is_told_to_ignore_nothing(tmp_path):
 
 
 def test_the_template_is_small_enough_to_be_sent_as_it_is():
-    assert (FOLDER / "template.yaml").stat().st_size <= 51_200 - 100          # bytes, CloudFormation's limit
+    assert len(render.template({}).encode()) <= 51_200 - 100                  # bytes, CloudFormation's limit
 
 
-def test_every_request_is_signed_and_every_method_the_one():
-    methods = of_type("AWS::ApiGateway::Method")
-    assert {method["Properties"]["AuthorizationType"] for method in methods.values()} == {"AWS_IAM"}
-    assert [method["Properties"]["HttpMethod"] for method in methods.values()] == ["POST"]
+def test_the_models_of_the_api_are_those_of_the_openapi_document():
+    found = {}
+    for model in of_type("AWS::ApiGateway::Model").values():
+        schema = dict(model["Properties"]["Schema"])
+        assert schema.pop("$schema") == "http://json-schema.org/draft-04/schema#"
+        found[model["Properties"]["Name"]] = schema
+    assert found == openapi.SCHEMAS
+
+
+def test_a_field_that_is_added_there_is_in_the_template(monkeypatch):
+    properties = openapi.SCHEMAS["SceneAnswer"]["properties"]
+    monkeypatch.setitem(properties, "sure", {"type": "boolean"})
+    answer = cfn_yaml.loads(render.template({}))["Resources"]["AnswerModel"]["Properties"]["Schema"]
+    assert answer["properties"]["sure"] == {"type": "boolean"}
+    document = openapi.document("https://x", openapi.of_the_gateway())
+    assert document["components"]["schemas"]["SceneAnswer"]["properties"]["sure"] == {"type": "boolean"}
+
+
+def test_the_openapi_document_has_the_gateways_codes_and_statuses():
+    codes = {}
+    for response in of_type("AWS::ApiGateway::GatewayResponse").values():
+        kind = response["Properties"]["ResponseType"]
+        code = json.loads(response["Properties"]["ResponseTemplates"]["application/json"])["error"]["code"]
+        codes[code] = STATUS.get(kind) or {"DEFAULT_4XX": 400, "DEFAULT_5XX": 500}[kind]
+    assert codes == openapi.GATEWAY
+    post = RESOURCES["Post"]["Properties"]["MethodResponses"]
+    assert {int(each["StatusCode"]) for each in post} == {200, *openapi.of_the_gateway().values()}
+    for each in post:
+        model = "AnswerModel" if each["StatusCode"] == "200" else "ErrorModel"
+        assert each["ResponseModels"] == {"application/json": {"Ref": model}}
+
+
+def test_every_request_is_signed_but_the_question_before_it():
+    """A browser asks without a signature whether it may send one. Nothing of ours answers that."""
+    methods = {each["Properties"]["HttpMethod"]: each for each in of_type("AWS::ApiGateway::Method").values()}
+    assert set(methods) == {"POST", "OPTIONS"}
+    assert methods["POST"]["Properties"]["AuthorizationType"] == "AWS_IAM"
+    assert methods["OPTIONS"]["Properties"]["Integration"]["Type"] == "MOCK"
+    assert methods["OPTIONS"]["Condition"] == "Cors" and TEMPLATE["Parameters"]["CorsOrigin"]["Default"] == ""
 
 
 def test_the_function_may_read_the_models_and_write_its_log():
@@ -114,10 +147,11 @@ def test_the_function_may_read_the_models_and_write_its_log():
            for action in listed(each["Action"]) for resource in listed(each["Resource"])}
     bucket = "arn:${AWS::Partition}:s3:::${Bucket}"
     log = "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${FunctionLogs}:*"
-    assert may == {("s3:GetObject", f"{bucket}/${{AWS::StackName}}/model_{mode}") for mode in DEPLOYED} | {
+    keys = [f"model_{mode}" for mode in DEPLOYED] + ["candidate"]
+    assert may == {("s3:GetObject", f"{bucket}/${{AWS::StackName}}/{key}") for key in keys} | {
         ("logs:CreateLogStream", log), ("logs:PutLogEvents", log)}
     assert set(RESOURCES["FunctionRole"]["Properties"]) == {"AssumeRolePolicyDocument"}
-    assert set(RESOURCES["Caller"]["Properties"]) == {"UserName"}
+    assert set(RESOURCES["Caller"]["Properties"]) == {"UserName", "Path"}
 
 
 def test_no_statement_allows_a_star():
@@ -165,19 +199,33 @@ def test_logs_end_some_day_and_go_with_the_stack():
 def test_a_deployment_waits_for_all_that_it_is_a_snapshot_of():
     snapshot = {name for kind in GATEWAY_TYPES for name in of_type(f"AWS::ApiGateway::{kind}")}
     snapshot -= set(of_type("AWS::ApiGateway::Model"))
-    waits = set(RESOURCES["Deployment0"]["DependsOn"])
+    taken, = of_type("AWS::ApiGateway::Deployment").values()
+    waits = set(taken["DependsOn"]) | set(re.findall(r"\$\{(\w+)}", json.dumps(taken["Properties"])))
     assert waits | {RESOURCES["Post"]["Properties"]["ResourceId"]["Ref"]} == snapshot
 
 
-def test_the_deployment_has_a_new_name_whenever_the_template_changes(monkeypatch, tmp_path):
-    names = set()
-    for text in ("x: Deployment0", "x: Deployment0 ", "x: Deployment0"):
-        (tmp_path / "template.yaml").write_text(text)
-        monkeypatch.setattr(up, "HERE", tmp_path)
-        names.add(re.search(r"Deployment\w+", up.template())[0])
-    assert len(names) == 2 and "Deployment0" not in names
+def test_the_deployment_has_a_new_name_whenever_what_it_is_a_snapshot_of_changes(monkeypatch, tmp_path):
+    """The template, the schemas of the models, and the parameters that the API depends on."""
+    def name(**parameters):
+        text = render.template(parameters)
+        assert "Deployment0" not in text and text.count("!Ref Deployment") == 1
+        return re.search(r"!Ref (Deployment\w+)", text)[1]
+
+    names = [name(), name(Memory="512"), name(CorsOrigin=""), name(CorsOrigin="https://example.com")]
+    monkeypatch.setitem(openapi.SCHEMAS["SceneAnswer"]["properties"], "sure", {"type": "boolean"})
+    names.append(name())
     monkeypatch.undo()
-    assert "Deployment0" not in up.template() and up.template().count("!Ref Deployment") == 1
+    text = (FOLDER / "template.yaml").read_text(encoding="utf-8")
+    (tmp_path / "template.yaml").write_text(text + "# changed")
+    monkeypatch.setattr(render, "HERE", tmp_path)
+    names.append(name())
+    assert names[0] == names[1] == names[2] and len(set(names)) == 4
+
+
+def test_the_descriptions_say_whose_stacks_these_are():
+    """By them our commands know them: stack.py changes and deletes no others."""
+    assert TEMPLATE["Description"].startswith(deployment.ENDPOINT)
+    assert BUCKET["Description"].startswith(deployment.BUCKET)
 
 
 def test_the_stage_waits_for_the_account_to_have_a_role_for_its_logs():

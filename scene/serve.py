@@ -3,9 +3,10 @@
     python -m scene.serve
 
 It serves the pretrained models, or those that --model names, and answers as the endpoint in AWS Lambda does:
-both use answer/endpoint.py. Each connection has a thread that receives, and one thread does all the work. So
-only one photo is decoded at a time, and memory stays below a known limit whatever clients send. A client that
-sends slowly, or less than it announced, blocks only its own thread, and not for long.
+both use answer/endpoint.py. GET /openapi.json describes the interface. Each connection has a thread that
+receives, and one thread does all the work. So only one photo is decoded at a time, and memory stays below a
+known limit whatever clients send. A client that sends slowly, or less than it announced, blocks only its own
+thread, and not for long.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qsl
 
 from scene import errors, processes  # processes first: it sets the number of BLAS threads
-from scene.answer import endpoint
+from scene.answer import endpoint, openapi
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.endpoint import MAX_REQUEST, Refusal
 from scene.errors import UserError, listed, printable
 
-PATH = "/get_scene"
+PATH = openapi.PATH
+DOCUMENT = "/openapi.json"
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
 ROOM = 18_000_000               # bytes of all requests at a time: three of the largest
 HEADER_SECONDS = 5              # for a request's header, including the pause before it
@@ -77,13 +80,28 @@ class Handler(BaseHTTPRequestHandler):
         self.incoming.wait(HEADER_SECONDS)
         super().handle_one_request()
 
+    def do_GET(self):
+        if self.path.partition("?")[0] != DOCUMENT:
+            self.send_error(501)
+            return
+        try:
+            if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+                raise Refusal("bad_request", "A GET has no body: leave it out.")
+            self.send(200, openapi.document("/", endpoint.STATUS))
+        except Refusal as refusal:
+            self.refuse(refusal)
+
     def do_POST(self):
         try:
-            if self.path.partition("?")[0] != PATH:
+            path, _, query = self.path.partition("?")
+            if path != PATH:
                 raise Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
             length = self.length()
+            kind = self.headers.get("Content-Type", "")
+            mode = dict(parse_qsl(query)).get("mode", "")
             with self.server.room_for(length):
-                answered = self.server.answer(self.body(length), str(uuid.uuid4()))
+                body = endpoint.received(self.body(length), kind, mode)
+                answered = self.server.answer(body, str(uuid.uuid4()))
             self.reply(*answered)
         except Refusal as refusal:
             self.refuse(refusal)
@@ -140,21 +158,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, answer: dict, entry: dict) -> None:
         """Sends an answer and logs its entry."""
-        data = json.dumps(answer).encode()
-        self.connection.settimeout(HEADER_SECONDS)
         try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            if entry["code"] in HEADERS:
-                self.send_header(*HEADERS[entry["code"]])
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+            self.send(status, answer, HEADERS.get(entry["code"]))
         finally:
             endpoint.log(entry)         # last: a broken log must not prevent the answer
+
+    def send(self, status: int, content: dict, header: tuple[str, str] | None = None) -> None:
+        """Sends JSON, with one more header."""
+        data = json.dumps(content).encode()
+        self.connection.settimeout(HEADER_SECONDS)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if header:
+            self.send_header(*header)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def version_string(self):
         """The Server header, without Python's version."""
@@ -184,7 +206,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                           "and a model of this mode.")
         return self.models[mode]
 
-    def answer(self, body: bytes, request_id: str) -> tuple[int, dict, dict]:
+    def answer(self, body: bytes | endpoint.Photo, request_id: str) -> tuple[int, dict, dict]:
         """Calls endpoint.answer, for one request at a time."""
         return self.worker.submit(endpoint.answer, body, request_id, self.find_model).result()
 

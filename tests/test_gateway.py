@@ -14,6 +14,7 @@ import sys
 import time
 import zipfile
 from configparser import ConfigParser
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from cloudformation import __main__ as commands
+from cloudformation import deployment
 from scene.answer import modelfile
 from scene.answer.classifier import Classifier
 from scene.errors import UserError
@@ -81,10 +83,11 @@ class Place:
         connection.close()
         return answer
 
-    def sign(self, method="POST", path="/live/get_scene", body=REQUEST, key=None, service="execute-api"):
+    def sign(self, method="POST", path="/live/get_scene", body=REQUEST, key=None, service="execute-api",
+             kind="application/json"):
         """The headers of a signed request."""
         url = self.gateway.url.replace("/live/get_scene", path)
-        request = AWSRequest(method, url, data=body, headers={"Content-Type": "application/json"})
+        request = AWSRequest(method, url, data=body, headers={"Content-Type": kind})
         SigV4Auth(key or self.key, service, aws.REGION).add_auth(request)
         return dict(request.headers)
 
@@ -199,6 +202,53 @@ def test_too_large_a_request_gets_413(size, place):
     body = b'"' + b"A" * (size - 2) + b'"'
     assert code(place.send(body=body, headers=place.sign(body=body))) == (413, "photo_too_large")
     assert place.gateway.function.events == []
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png"])
+def test_a_photo_as_the_body_arrives_as_it_is(kind, place):
+    photo = bytes(range(256)) * 10
+    path = "/live/get_scene?mode=FCNN"
+    signed = place.sign(path=path, body=photo, kind=kind)
+    assert place.send(path=path, body=photo, headers=signed)[0] == 200
+    event, = place.gateway.function.events
+    assert event["isBase64Encoded"] and base64.b64decode(event["body"]) == photo
+    assert event["queryStringParameters"] == {"mode": "FCNN"}
+    other = path.replace("FCNN", "CNN")
+    assert code(place.send(path=other, body=photo, headers=signed)) == (403, "bad_signature")
+
+
+def test_without_an_origin_no_page_may_call(place):
+    answer = place.send("OPTIONS", headers={"Origin": "https://example.com"})
+    assert code(answer) == (403, "not_signed")
+    for _, headers, _ in answer, place.send(headers=place.sign()), place.send():
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.fixture
+def cors(place, clock):
+    """The same endpoint with `up --cors https://example.com`."""
+    gateway = Gateway(TEMPLATE, place.gateway.users, place.arn, place.gateway.function, rate=5, burst=1,
+                      clock=clock, cors="https://example.com")
+    before, place.gateway = place.gateway, gateway
+    yield place
+    gateway.close()
+    place.gateway = before
+
+
+def test_pages_of_the_origin_may_call_after_their_question(cors):
+    status, headers, answer = cors.send("OPTIONS", body=None, headers={
+        "Origin": "https://example.com", "Access-Control-Request-Method": "POST"})
+    assert (status, answer) == (204, None)
+    assert headers["Access-Control-Allow-Origin"] == "https://example.com"
+    assert headers["Access-Control-Allow-Methods"] == "POST"
+    allowed = set(headers["Access-Control-Allow-Headers"].lower().split(","))
+    assert {name.lower() for name in cors.sign()} <= allowed | {"host"}, "what a signed request carries"
+    assert cors.gateway.function.events == [], "the question costs no call"
+    assert cors.send(headers=cors.sign())[0] == 200
+    throttled = cors.send(headers=cors.sign())
+    assert code(throttled) == (429, "too_many_requests") and throttled[1]["Retry-After"] == "1"
+    for refused in throttled, cors.send(), cors.send(path="/live/other"), cors.send(method="GET"):
+        assert refused[1]["Access-Control-Allow-Origin"] == "https://example.com"
 
 
 def test_too_many_requests_get_429_until_it_is_quieter(place, clock):
@@ -325,6 +375,64 @@ def test_model_waits_until_it_answers_and_rollback_undoes_it(run, place, models,
         run("model", "--rollback", "FCNN")
 
 
+def refuses(status, code):
+    error = {"error": {"code": code, "message": "No."}, "requestId": "1"}
+    return {"statusCode": status, "headers": {}, "body": json.dumps(error)}
+
+
+def test_model_waits_through_what_may_pass(run, place, models, capsys):
+    """A throttled call, S3 at a bad moment, a crash: none of them ends the command."""
+    answers = [refuses(429, "too_many_requests"), refuses(503, "storage_unreachable"), None,
+               refuses(500, "x"), refuses(503, "model_missing")]
+    last = serves("000000000000")
+    place.gateway.function.does = lambda event: answers.pop(0) if answers else last(event)
+    place.gateway.tokens = 3                # and the gateway's own 429
+    run("model", models / "model_CNN")
+    assert answers == []
+    said = capsys.readouterr().out
+    assert "This is proven for one sandbox of the function. Others that were already running may" in said
+    until = re.search(r"with the model before until (\d\d:\d\d:\d\d)\.", said)[1]
+    assert until != time.strftime("%H:%M:%S")
+
+
+@pytest.mark.parametrize(("status", "words"), [(400, "bad_mode"), (403, "not_allowed")])
+def test_what_cannot_pass_ends_the_wait_at_once(status, words, run, place, models):
+    place.gateway.function.does = lambda event: refuses(status, words)
+    with pytest.raises(UserError, match=f"The endpoint refused: {status} {words}"):
+        run("model", models / "model_CNN")
+    assert len(place.gateway.function.events) == 1
+
+
+def test_the_wait_is_the_functions_refresh():
+    """The constant is in the handler, which only AWS can import."""
+    source = (aws.ROOT / "lambda/get_scene.py").read_text(encoding="utf-8")
+    assert re.search(r"^REFRESH = (\d+)", source, re.MULTILINE)[1] == str(commands.REFRESH)
+
+
+def test_key_waits_until_aws_knows_the_new_key(place, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "PAUSE", 0.01)
+    values = {"aws_access_key_id": "NEW", "aws_secret_access_key": "secret", "region": aws.REGION,
+              "scene_url": place.gateway.url}
+    place.gateway.function.does = lambda event: refuses(400, "missing_field")
+    known = iter([False, False, True])
+
+    def sleep(seconds):
+        if next(known):
+            place.gateway.users["NEW"] = ("secret", place.gateway.users["admin"][1])
+
+    monkeypatch.setattr(deployment, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    commands.wait_for_key(values)
+    assert capsys.readouterr().out == "" and len(place.gateway.function.events) == 1
+    del place.gateway.users["NEW"]
+    monkeypatch.undo()
+    monkeypatch.setattr(commands, "NEW_KEY", 0)
+    monkeypatch.setattr(commands, "PAUSE", 0)
+    commands.wait_for_key(values)
+    assert "AWS does not know the new key everywhere yet" in capsys.readouterr().out
+    commands.wait_for_key(values | {"scene_url": "http://127.0.0.1:9/"})
+    assert capsys.readouterr().out == ""
+
+
 def test_a_model_that_does_not_come_into_service_is_told(run, place, models, monkeypatch):
     monkeypatch.setattr(commands, "PATIENCE", 0.1)
     answer = {"statusCode": 200, "headers": {}, "body": '{"model": "000000000000"}'}
@@ -385,3 +493,13 @@ def test_the_answer_carries_the_gateways_request_id(real):
     assert status == 200 and headers["Content-Type"] == "application/json"
     assert re.fullmatch("[-0-9a-f]{36}", answer["requestId"])
     assert answer["model"] in real.line("status")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+def test_curl_sends_a_photo_as_the_body(real, models):
+    key = f"{real.key.access_key}:{real.key.secret_key}"
+    command = ["curl", "-sS", "--aws-sigv4", f"aws:amz:{aws.REGION}:execute-api", "--user", key,
+               "-H", "Content-Type: image/jpeg", "--data-binary", f"@{OCEAN}", f"{real.gateway.url}?mode=CNN"]
+    answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    expected = Classifier.open(models / "model_CNN").classify(OCEAN.read_bytes())
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)

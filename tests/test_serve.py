@@ -14,8 +14,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import openapi_spec_validator
 import pytest
 
+from scene.answer import endpoint, openapi
 from scene.answer.classifier import Classifier
 from scene.models import MODES
 from scene.photos.decode import REMOTE
@@ -62,6 +64,34 @@ def test_the_answer_is_the_classifiers(mode, server, paths):
     expected = Classifier.open(paths[mode]).classify(OCEAN, REMOTE)
     assert (status, answer["mode"], answer["scene"]) == (200, mode, next(iter(expected)))
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_photo_as_the_body(mode, server):
+    data = request("Content-Type: image/jpeg\r\n", OCEAN)
+    data = data.replace(b"/get_scene", f"/get_scene?mode={mode}".encode())
+    status, _, answer, _ = server.send(data + b"GET / HTTP/1.1\r\n\r\n")
+    assert status == 200 and answer["probabilities"] == server.ask(body(mode))[1]["probabilities"]
+    status, _, answer, _ = server.send(request("Content-Type: image/jpeg\r\n", OCEAN) + b"x\r\n\r\n")
+    assert (status, answer["error"]["code"]) == (400, "missing_field")
+
+
+def test_it_describes_itself(server):
+    """In a valid document, which has each of its statuses, and the same schemas as AWS's."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nConnection: close\r\n\r\n")
+        head, _, text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    document = json.loads(text)
+    openapi_spec_validator.validate(document)
+    post = document["paths"]["/get_scene"]["post"]
+    assert {int(status) for status in post["responses"]} == {200, *endpoint.STATUS.values()}
+    aws = openapi.document("https://x/live", openapi.of_the_gateway(), openapi.SIGNED)
+    openapi_spec_validator.validate(aws)
+    assert aws["components"]["schemas"] == document["components"]["schemas"]
+    theirs = aws["paths"]["/get_scene"]["post"]
+    assert all(theirs[part] == post[part] for part in ("parameters", "requestBody", "summary"))
+    assert theirs["responses"]["200"] == post["responses"]["200"]
 
 
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("base64"), reason="needs curl and base64")
@@ -122,6 +152,9 @@ REFUSED = {
     "another path": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
     "another path and method": (b"GET /favicon.ico HTTP/1.1\r\n\r\n", 404, "not_found"),
     "GET": (b"GET /get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
+    "the document, asked with a body": (
+        b"GET /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "bad_request"),
+    "the document, posted": (b"POST /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 404, "not_found"),
     "a new method": (b"BREW /get_scene?milk HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "no length": (b"POST /get_scene HTTP/1.1\r\n\r\n" + GOOD, 411, "length_required"),
     "chunked": (request("Transfer-Encoding: chunked\r\n", CHUNKS), 411, "length_required"),

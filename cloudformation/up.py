@@ -69,7 +69,8 @@ def free_users(deployment: Deployment, chosen: dict[str, str], dry_run: bool) ->
     """Deletes the keys of users that CloudFormation is about to delete: a user with a key would stay, and so
     would the access of whoever has that key."""
     caller = deployment.stack.outputs.get("Caller")
-    renamed = caller and chosen.get("UserName") not in (None, caller)
+    name = chosen.get("UserName", caller) or f"{deployment.name}-{deployment.region}-caller"
+    renamed = caller and name != caller
     if not renamed and deployment.stack.status not in ONLY_DELETE:
         return
     for user in deployment.users():

@@ -140,6 +140,13 @@ class Function:
         threading.Thread(target=self.api.serve_forever, daemon=True).start()
         threading.Thread(target=self.api.watch, args=(self.process,), daemon=True).start()
 
+    def snapshot(self):
+        """Starts a process for SnapStart up to its snapshot. The next event restores it, in no time."""
+        self.start()
+        report = self.api.report(INITIALISATION)
+        assert report[0] == "snapshot", report
+        self.api.reports.put(report)
+
     def stop(self):
         """Kills the process, if there is one."""
         if self.process:
@@ -154,6 +161,9 @@ class Function:
             self.start()
         request_id = str(uuid.uuid4())
         kind, payload = self.api.report(INITIALISATION)
+        if kind == "snapshot":
+            self.api.restored.set()
+            kind, payload = self.api.report(INITIALISATION)
         if kind == "next":
             self.api.events.put((request_id, self.timeout, json.dumps(event).encode()))
             kind, payload = self.api.report(self.timeout)
@@ -173,7 +183,7 @@ class Function:
 class RuntimeApi(ThreadingHTTPServer):
     """The server for one process: takes `events` for it and collects its `reports`, (kind, payload).
 
-    The kinds: next, response, error, init/error, exit.
+    The kinds: next, response, error, init/error, exit, and with SnapStart snapshot, restore/error.
     """
 
     daemon_threads = True
@@ -182,6 +192,7 @@ class RuntimeApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.events = queue.Queue()
         self.reports = queue.Queue()
+        self.restored = threading.Event()
 
     def watch(self, process):
         """Reports the end of the process."""
@@ -206,12 +217,16 @@ class RuntimeApi(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The four calls of the Runtime API."""
+    """The calls of the Runtime API."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1           # header and body in one packet: a second one would wait 40 ms for the first
 
     def do_GET(self):
+        if self.path == VERSION + "restore/next":
+            self.server.reports.put(("snapshot", None))
+            self.server.restored.wait()
+            return self.answer(200, b"", {})
         if self.path != VERSION + "invocation/next":
             return self.send_error(404)
         self.server.reports.put(("next", None))
@@ -229,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         kind = self.path.removeprefix(VERSION)
-        if kind != "init/error":                            # invocation/<request id>/response or error
+        if kind not in ("init/error", "restore/error"):     # invocation/<request id>/response or error
             kind = kind.rpartition("/")[2]
         self.server.reports.put((kind, json.loads(body)))
         self.answer(202, b'{"status":"OK"}', {})

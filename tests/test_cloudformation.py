@@ -761,6 +761,12 @@ def test_another_user_leaves_no_key_behind(run, capsys):
     assert {each for each in everything() if each.startswith("user")} == {"user new"}
     run("up", "--memory", "512")
     assert parameters()["UserName"] == "new"
+    run("up", "--user", "")
+    assert {each for each in everything() if each.startswith("user")} == {"user scene-eu-central-1-caller"}
+    run("key", "--show")
+    run("up", "--user", "")
+    run("up", "--user", "scene-eu-central-1-caller")
+    assert access_keys(), "the same user by its default name"
 
 
 POLICY = '{"Version": "2012-10-17", "Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}}'

@@ -5,16 +5,20 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from samples import samples
+from scene.answer import modelfile
 from scene.answer.classifier import Classifier
 from scene.answer.endpoint import STATUS
 from scene.models import MODES
 from tests.runtime import ROOT, free_port, read_files, serve_s3
 
 pytest.importorskip("moto", reason="needs pip install -e '.[cloud]'")
+boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
 
 OCEAN = (ROOT / "datasets/test/ocean/ocean_000.jpg").read_bytes()
 ROAD = (ROOT / "datasets/test/road/road_000.jpg").read_bytes()
@@ -123,6 +127,64 @@ def test_what_nobody_foresaw_is_a_500_whose_trace_is_in_the_log(make, s3, bundle
         result = answer(function.invoke(request()))
         assert result["error"]["code"] == "internal_error" and "secret" not in json.dumps(result)
         assert "RuntimeError: a secret" in log_lines(function)[0]["error"]["trace"]
+
+
+# SnapStart
+
+
+@pytest.fixture
+def snapshot(make, models):
+    """A function whose snapshot was taken, with credentials from a server as SnapStart has it, and its S3."""
+    moto, url = serve_s3(read_files(models))
+    given = {"AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "t",
+             "Expiration": "2999-01-01T00:00:00Z"}
+
+    class Credentials(BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.headers["Authorization"] == "token"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(given).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Credentials)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with make(AWS_ENDPOINT_URL_S3=url, AWS_LAMBDA_INITIALIZATION_TYPE="snap-start", AWS_ACCESS_KEY_ID="",
+              AWS_SECRET_ACCESS_KEY="", AWS_SESSION_TOKEN="",
+              AWS_CONTAINER_CREDENTIALS_FULL_URI=f"http://127.0.0.1:{server.server_port}/creds",
+              AWS_CONTAINER_AUTHORIZATION_TOKEN="token") as function:
+        function.snapshot()
+        yield function, url
+    server.shutdown()
+    moto.stop()
+
+
+def test_a_snapshot_holds_the_models_and_a_restored_sandbox_looks_for_new_ones(snapshot, models, tmp_path):
+    """With AWS's own runtime client and its runtime hooks."""
+    function, url = snapshot
+    names = {mode: Classifier.open(models / f"model_{mode}").name for mode in MODES}
+    assert log_lines(function) == [{"preload": names}]
+    new = tmp_path / "new"
+    network, card = modelfile.load((models / "model_CNN").read_bytes())
+    modelfile.save(new, network, card | {"classes": card["classes"][::-1]})
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="key",
+                 aws_secret_access_key="secret").put_object(Bucket="models", Key="model_CNN",
+                                                            Body=new.read_bytes())
+    assert answer(function.invoke(request("CNN")))["model"] == Classifier.open(new).name
+    assert answer(function.invoke(request("FCNN")))["model"] == names["FCNN"]
+    assert [line["cold"] for line in log_lines(function)[1:]] == [True, False]
+
+
+def test_a_warm_up_and_a_candidate(make, models, tmp_path):
+    moto, url = serve_s3(read_files(models) | {"candidate": (models / "model_CNN").read_bytes()[:-9]})
+    names = {mode: Classifier.open(models / f"model_{mode}").name for mode in MODES}
+    with make(AWS_ENDPOINT_URL_S3=url) as function:
+        assert answer(function.invoke({"warm": True})) == {"warm": names}
+        assert "refused" in answer(function.invoke({"try": "CNN"}))
+        assert answer(function.invoke(request()))["model"] == names["CNN"]
+    moto.stop()
 
 
 # The process

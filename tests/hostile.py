@@ -40,9 +40,20 @@ def send(request, random):
 
 
 def ask(photo, random):
-    """An event that asks about a photo."""
+    """An event that asks about a photo, in JSON or as the body itself."""
+    if random.random() < 0.25:
+        return raw(photo, random)
     start = random.choice(["", "", "data:image/jpeg;base64,", f"data:{WORD};charset=x;base64,", " \n"])
     return send({"mode": random.choice(MODES), "imageBase64": start + encoded(photo)}, random)
+
+
+def raw(photo, random):
+    """An event whose body is the photo, mostly with a Content-Type and a mode that fit."""
+    kind = random.choice(["image/jpeg", "image/png", "IMAGE/JPEG", f"image/{WORD}", "image/", WORD])
+    fits = {"mode": random.choice(MODES)}
+    query = random.choice([fits, fits, fits, {"mode": WORD}, None, {WORD: WORD}, {"mode": None}, [WORD]])
+    return post(b"\xff", random) | {"headers": {random.choice(["Content-Type", "content-type", WORD]): kind},
+                                    "queryStringParameters": query, "body": encoded(photo)}
 
 
 def encoded(data):

@@ -269,8 +269,8 @@ class Account:
             if not client.exists():
                 install_client(python, client)
             variables = configuration["Environment"]["Variables"] | {
-                "AWS_ENDPOINT_URL_S3": self.url, "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start" if snap else "on-demand",
-                "AWS_REGION": aws.REGION}
+                "AWS_ENDPOINT_URL_S3": self.url, "AWS_REGION": aws.REGION,
+                "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start" if snap else "on-demand"}
             self.functions[version] = Function(
                 python, self.bundle / "code", [self.bundle / "layer/python", client], variables,
                 self.folder / f"function-{version}.log")

@@ -37,14 +37,12 @@ def lines(name: str, values: Mapping[str, str]) -> str:
 def add(path: Path, name: str, values: Mapping[str, str]) -> None:
     """Appends a profile to the file, which only its owner can read afterwards. Raises UserError or OSError.
 
-    The rest of the file stays byte for byte, but for a newline at its end if that is missing. The file is
-    replaced in one piece, so whoever reads it sees all of it or what was there before.
+    The rest of the file stays byte for byte. The file is replaced in one piece, so whoever reads it sees all
+    of it or what was there before.
     """
     check(path, name)
     before = read(path)
-    if before and not before.endswith("\n"):
-        before += "\n"
-    text = before + ("\n" if before else "") + lines(name, values)
+    text = (f"{before}\n" if before else "") + lines(name, values)         # its last line may lack its end
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     mask = os.umask(0o077)
     try:

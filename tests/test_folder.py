@@ -168,9 +168,10 @@ def test_all_findings_are_reported_at_once(train, test):
 
 
 def test_class_names_of_any_language(tmp_path):
-    root = plant(tmp_path, **{"Wüste": ["a.jpg"], "海": ["b.jpg"], "corn field": ["c.jpg"]})
-    assert scan(root).classes == ["Wüste", "corn field", "海"]
-    assert check(scan(root), scan(root)) == []
+    names = {"Wüste": ["a.jpg"], "海": ["b.jpg"], "corn field": ["c.jpg"]}
+    train, test = (scan(plant(tmp_path / part, **names)) for part in ("train", "test"))
+    assert train.classes == ["Wüste", "corn field", "海"]
+    assert check(train, test) == []
 
 
 @pytest.fixture

@@ -78,8 +78,13 @@ def make_card(network, mode: str, classes: list[str], **optional) -> dict:
 
 
 def hash_of(data: bytes) -> str:
-    """The SHA-256 of a model file, in hex. Its first 12 digits are the model's name in answers."""
+    """The SHA-256 of a model file, in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def short_name(data: bytes) -> str:
+    """The name of a model in answers: the first 12 hex digits of its file's SHA-256."""
+    return hash_of(data)[:12]
 
 
 def describe_source(data: bytes, card: dict) -> dict:

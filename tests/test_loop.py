@@ -20,7 +20,7 @@ from scene.learn.optim import Muon, one_cycle
 from scene.learn.progress import Diverged, Progress
 from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import STAGES, Settings, crop_at, defaults, parts
-from scene.learn.team import Team
+from scene.learn.team import Solo, Team
 from scene.models import CNN, FCNN, MODES
 from scene.nn.activation import ReLU
 from scene.nn.conv import Conv2d
@@ -292,13 +292,13 @@ def test_a_small_start_trains_residual_bodies_later(monkeypatch):
     pixels, labels = photos(n=24)
     network = CNN(3, 16)
     seen = []
-    step = Team.step
+    step = Solo.step
 
     def watch(team, *arguments):
         seen.append({name: array.clone() for name, array in network.arrays().items() if name.endswith("w")})
         return step(team, *arguments)
 
-    monkeypatch.setattr(Team, "step", watch)
+    monkeypatch.setattr(Solo, "step", watch)
     settings = make_settings(epochs=1, learning_rate=0.1, batch_size=3, shard=3, small_start=True)
     train(network, pixels, labels, settings)
     body = {name for name in seen[0] if name.endswith(("body.0.w", "body.3.w"))}

@@ -75,12 +75,12 @@ def test_a_folder_called_scene_is_not_in_the_way(data):
 
 def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--epochs", 3, "--batch-size", 4, "--learning-rate", 0.01, "--image-size", 16, "--loss", "mse",
-               "--seed", 7]
+               "--seed", 7, "--precision", "bfloat16"]
     result = main_job("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 64, "
             "crop area 0.5, crop growth 0, grey 0.1, small start True, loss mse, seed 7, device cpu, "
-            "momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
+            "precision bfloat16, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())

@@ -35,7 +35,8 @@ class SGD:
         """The direction of the step, g + μ v or v. With Nesterov, it overwrites the gradients."""
         params = self.network.params
         grads = self.network.grads
-        grads[self.decayed].add_(params[self.decayed], alpha=self.decay)
+        if self.decay:
+            grads[self.decayed].add_(params[self.decayed], alpha=self.decay)
         torch.add(grads, self.velocity, alpha=self.momentum, out=self.velocity)
         return grads.add_(self.velocity, alpha=self.momentum) if self.nesterov else self.velocity
 

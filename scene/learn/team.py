@@ -2,8 +2,8 @@
 
 A batch is cut into shards, which the processes divide among themselves. Each shard's gradients and statistics
 go into a row of shared memory, and the rows are averaged in the order of the shards. The cut depends on the
-settings and never on the machine, so the same seed gives the same bytes on one core or many. A GPU takes
-the whole batch at once.
+settings and never on the machine, so the same seed gives the same bytes on one core or many. A small batch is
+a single shard, and so is every batch on a GPU: that needs no team.
 
 Next: graph.py
 """
@@ -18,14 +18,14 @@ SPIN = 0.02                 # seconds: a worker waits about half as long between
 
 
 def make_team(network, learn, shards):
-    """A Team, or on a GPU a Solo, which has the same methods."""
-    return Solo(network, learn) if network.params.is_cuda else Team(network, learn, shards)
+    """A Team, or for a single shard a Solo, which has the same methods."""
+    return Solo(network, learn) if shards == 1 else Team(network, learn, shards)
 
 
 class Solo:
-    """Computes the gradients of whole batches on one device, as a Team does with a single shard.
+    """Computes the gradients of whole batches alone, on one core or a GPU.
 
-    There is nothing to average: `learn` works in the network's own memory.
+    There is nothing to share and nothing to average, so `learn` works in the network's own memory.
     """
 
     def __init__(self, network, learn):
@@ -45,7 +45,7 @@ class Solo:
         """See Team.step.   seeds: (1,)."""
         self.network.grads.zero_()
         self.generator.manual_seed(seeds.item())
-        return [value.item() for value in self.learn(step, batch, self.generator)]
+        return [float(value) for value in self.learn(step, batch, self.generator)]
 
 
 class Team:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from scene.learn.optim import SGD
 from scene.learn.recipe import TYPICAL_PHOTOS, Settings, crop_at, defaults, parts
-from scene.learn.team import Team
+from scene.learn.team import make_team
 from scene.models import MODES
 from scene.nn.loss import CrossEntropy
 from scene.processes import cores
@@ -83,7 +83,7 @@ def ours_on_all_cores(network, pixels, labels, shard):
         return value * len(photos), (z.argmax(1) == labels[photos]).sum()
 
     shards = parts(len(labels), shard)
-    team = Team(network, learn, shards)
+    team = make_team(network, learn, shards)
     optimizer, batch, seeds = SGD(network), torch.arange(len(labels)), torch.arange(shards)
 
     def step():

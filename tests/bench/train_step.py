@@ -143,6 +143,7 @@ def make_step(name, count, side, fused):
     network = start(make(), OURS[side])
     if count == 1:
         return with_threads(1, ours(network, *batch)), nullcontext()
+    torch.set_num_threads(1)                        # the workers inherit it
     step, team = ours_on_all_cores(network, *batch, shard)
     return with_threads(1, step), team
 

@@ -51,7 +51,7 @@ SYSTEM = {                  # the libraries that a wheel may expect on every Lin
     "libstdc++.so.6", "libz.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 NULL = 0                    # types of an ELF file's segments
 LOAD = 1
-MAX_CODE = 100_000          # bytes of get_scene.zip
+MAX_CODE = 150_000          # bytes of get_scene.zip
 MAX_LAYER = 16_000_000      # bytes of a layer's zip
 MAX_UNPACKED = 45 << 20     # bytes of an unpacked layer (Lambda's own limit is 250 MiB)
 

@@ -44,8 +44,8 @@ def add(path: Path, name: str, values: Mapping[str, str]) -> None:
     before = read(path)
     text = (f"{before}\n" if before else "") + lines(name, values)         # its last line may lack its end
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mask = os.umask(0o077)
+    mask = os.umask(0o077)                                      # not even the temporary file is readable
     try:
-        files.write(os.path.realpath(path), text.encode())      # a link stays a link
+        files.write(path, text.encode(), mode=0o600)
     finally:
         os.umask(mask)

@@ -20,11 +20,12 @@ CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 CANNOT_REPLACE = {errno.EBUSY, errno.EPERM, errno.EACCES, errno.EXDEV, errno.ETXTBSY, *CANNOT_SYNC}
 
 
-def write(path: str | os.PathLike, data: bytes, overwrite: bool = True) -> None:
+def write(path: str | os.PathLike, data: bytes, overwrite: bool = True, mode: int | None = None) -> None:
     """Writes bytes to path atomically: an older file stays until the new one is on the disk.
 
     A symbolic link stays, and the file that it points to is written. With `overwrite`, a file that cannot be
-    replaced, such as one that is mounted into a container, gets its new contents in place. Raises OSError.
+    replaced, such as one that is mounted into a container, gets its new contents in place. `mode` are the
+    file's permissions; without it, those of an older file stay. Raises OSError.
     """
     target = os.path.realpath(path)
     try:
@@ -32,13 +33,15 @@ def write(path: str | os.PathLike, data: bytes, overwrite: bool = True) -> None:
             file.write(data)
             file.flush()
             sync(file)
-            with suppress(OSError):             # the permissions of the old file, if there is one
-                os.chmod(file.name, stat.S_IMODE(os.stat(target).st_mode))
+            with suppress(OSError):             # there may be no older file
+                os.chmod(file.name, stat.S_IMODE(os.stat(target).st_mode) if mode is None else mode)
             try:
                 os.replace(file.name, target)
             except OSError as error:
                 if not overwrite or error.errno not in CANNOT_REPLACE:
                     raise
+                if mode is not None:
+                    os.chmod(target, mode)
                 write_in_place(target, data)
         sync_folder(os.path.dirname(target))
     except OSError as error:

@@ -321,7 +321,7 @@ def test_a_file_that_cannot_take_the_profile_stays_as_it_is(broken, tmp_path):
 
 
 def test_a_key_that_cannot_be_stored_is_deleted_again(anew, said, monkeypatch):
-    def full(*_):
+    def full(*_, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "credentials")
 
     said("up")

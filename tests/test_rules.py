@@ -31,7 +31,7 @@ ALLOWED = {
     "cuda.CUDAGraph", "cuda.Stream", "cuda.current_stream", "cuda.graph", "cuda.graph_pool_handle",
     "cuda.stream",
 }
-NUMPY_ONLY = {"ascontiguousarray", "ndarray"}
+NUMPY_ONLY = {"ascontiguousarray", "lib", "lib.stride_tricks", "lib.stride_tricks.as_strided"}
 
 
 def dotted(node):

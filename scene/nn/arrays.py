@@ -68,8 +68,8 @@ def as_numpy(x):
 def windows(x, size, stride):
     """Every window of size x size pixels, `stride` pixels apart: (N, H, W, C) -> (N, H', W', size, size·C).
 
-    Pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. NumPy copies runs
-    as wholes, and torch a row of all windows at a time: twice as fast as number by number.
+    A view: pixels of a row are adjacent in memory, so a row of a window is a run of size·C numbers. Only an x
+    that is not contiguous is copied.
 
     >>> x = torch.arange(1, 10).reshape(1, 3, 3, 1)             # 1 2 3 / 4 5 6 / 7 8 9
     >>> windows(x, 2, 1).reshape(4, 4).tolist()                 # each window as a row
@@ -79,13 +79,21 @@ def windows(x, size, stride):
     shape = n, (h - size) // stride + 1, (w - size) // stride + 1, size, size * c
     strides = h * w * c, stride * w * c, stride * c, w * c, 1
     if hasattr(x, "as_strided"):
-        views = x.contiguous().as_strided(shape, strides)
-        copy = x.new_empty(shape)
-        for i in range(size):
-            copy[:, :, :, i] = views[:, :, :, i]
-        return copy
+        return x.contiguous().as_strided(shape, strides)
     xp = library(x)
     x = xp.ascontiguousarray(x)
-    run = f"V{x.itemsize * size * c}"               # a type whose items are whole runs, of so many bytes
-    runs = xp.ndarray(shape[:-1], run, x, strides=[x.itemsize * step for step in strides[:-1]])
-    return xp.ascontiguousarray(runs).view(x.dtype).reshape(shape)
+    return xp.lib.stride_tricks.as_strided(x, shape, [x.itemsize * step for step in strides])
+
+
+def copy_runs(view):
+    """A contiguous copy of `windows`, in half the time that it takes number by number.
+
+    NumPy copies each run of size·C numbers as one item, and torch a row of all windows at a time.
+    """
+    if hasattr(view, "new_empty"):
+        copy = view.new_empty(view.shape)
+        for i in range(view.shape[3]):
+            copy[:, :, :, i] = view[:, :, :, i]
+        return copy
+    run = f"V{view.itemsize * view.shape[-1]}"      # a type whose items are whole runs, of so many bytes
+    return library(view).ascontiguousarray(view.view(run)).view(view.dtype)

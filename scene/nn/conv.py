@@ -8,7 +8,7 @@ on a first reading.
 Next: winograd.py
 """
 
-from scene.nn.arrays import add_product, empty, library, multiply, windows, zeros
+from scene.nn.arrays import add_product, copy_runs, empty, library, multiply, windows, zeros
 from scene.nn.layer import Layer, Parameter
 
 PATCH_BYTES = 1 << 22      # patches in memory at once: half of it or twice as much is as fast
@@ -108,7 +108,7 @@ class Conv2d(Layer):
             padded = zeros((n, h + 2 * p, w + 2 * p, c), x)
             padded[:, p:p + h, p:p + w] = x
             x = padded
-        return windows(x, k, self.stride).reshape(-1, k * k * c)
+        return copy_runs(windows(x, k, self.stride)).reshape(-1, k * k * c)
 
     def gather(self, dpatches, shape):
         """The transpose of `patches`: each pixel sums its copies, (n·H'·W', k·k·C) -> (n, H, W, C)."""

@@ -37,8 +37,7 @@ def lines(name: str, values: Mapping[str, str]) -> str:
 def add(path: Path, name: str, values: Mapping[str, str]) -> None:
     """Appends a profile to the file, which only its owner can read afterwards. Raises UserError or OSError.
 
-    The rest of the file stays byte for byte. The file is replaced in one piece, so whoever reads it sees all
-    of it or what was there before.
+    The rest of the file stays byte for byte. The file is replaced atomically: a reader never sees half of it.
     """
     check(path, name)
     before = read(path)

@@ -381,7 +381,7 @@ def parse(arguments):
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
-    add("--precision", choices=["auto", "float32", "bfloat16"], default="auto",
+    add("--precision", choices=["auto", *recipe.PRECISIONS], default="auto",
         help="of large products in training (default: auto, the faster one on this machine)")
     add("--output", metavar="FOLDER", default=".",
         help="where to write model and metrics (default: the current folder)")

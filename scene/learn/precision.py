@@ -17,7 +17,8 @@ from math import prod
 
 import torch
 
-PRECISIONS = "float32", "bfloat16"
+from scene.learn.recipe import PRECISIONS
+
 INSTRUCTIONS = "avx512_bf16", "amx_bf16"        # of a processor that multiplies bfloat16 fast
 LEAST = 32                  # rows and columns of a weight matrix whose products are worth the rounding
 

@@ -12,6 +12,7 @@ from scene.nn.pool import GlobalAveragePool
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
 MOST_LEARNING_RATE = 0.15
 MOST_SHARDS = 16            # each has its own copy of the gradients
+PRECISIONS = "float32", "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)

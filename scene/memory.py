@@ -13,8 +13,11 @@ from contextlib import suppress
 CGROUPS = "/sys/fs/cgroup"
 OWN_GROUPS = "/proc/self/cgroup"
 UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
-# What torch, NumPy and workers say. CUDA says "out of memory".
-NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate")
+# What torch, NumPy and workers say. CUDA says "out of memory". oneDNN, which multiplies matrices for torch,
+# gives no reason: an operation that it does not support lacks a "primitive descriptor", one without memory a
+# "primitive".
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate|"
+                       "bad_alloc|could not (?:create|execute) a (?:primitive|memory)(?! descriptor)")
 WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)")
 
 

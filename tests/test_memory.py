@@ -97,6 +97,12 @@ def test_sizes_have_units(number, text):
     (processes.WorkerError("a worker process failed: _ArrayMemoryError((90000,), dtype('uint8'))"),
      "Memory has run out."),
     (processes.WorkerError("a worker process failed: MemoryError()"), "Memory has run out."),
+    (RuntimeError("could not create a primitive"), "Memory has run out."),
+    (processes.WorkerError("a worker process failed: RuntimeError('could not create a memory object')"),
+     "Memory has run out."),
+    (RuntimeError("std::bad_alloc"), "Memory has run out."),
+    (RuntimeError("could not create a primitive descriptor for the matmul primitive"), None),
+    (RuntimeError("could not create a memory descriptor from blob"), None),
     (ValueError("out of memory"), None),
     (OSError(errno.ENOSPC, "No space left on device"), None),
     (RuntimeError("shapes do not match"), None),
@@ -211,11 +217,13 @@ def test_too_many_photos_for_the_memory_are_refused_before_they_are_decoded(many
 
 
 @linux
-def test_memory_that_runs_out_in_training_is_a_sentence_with_advice(tmp_path):
+@pytest.mark.parametrize("megabytes", [200, 285, 345, 400])
+def test_memory_that_runs_out_in_training_is_a_sentence_with_advice(megabytes, tmp_path):
+    """In the first large array, in a matrix product of oneDNN, or late in the backward pass."""
     for name in ("train", "test"):
         make_photos(tmp_path / name, count=100)
     options = ["train", "test", "CNN", "--image-size", 256, "--batch-size", 200, "--epochs", 1]
-    result = limited(resource.RLIMIT_DATA, 400 << 20, *options, cwd=tmp_path)
+    result = limited(resource.RLIMIT_DATA, megabytes << 20, *options, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("Memory has run out")
     assert result.stderr.endswith("A new run in another --output needs less memory with a smaller "

@@ -55,6 +55,19 @@ def test_probabilities_are_those_of_photo_and_mirror_image(mode):
 
 
 @every_mode
+def test_scores_are_features_times_the_last_layers_weights(mode):
+    network = small_network(mode)
+    classifier = Classifier(network, modelfile.make_card(network, mode, CLASSES))
+    last = network.layers[-1]
+    features = classifier.features(pixels(5))
+    assert features.shape == (5, last.w.shape[1]) and features.dtype == np.float32
+    scores = features @ last.w.numpy().T + last.b.numpy()
+    np.testing.assert_allclose(classifier.scores(features), scores, atol=1e-5)
+    np.testing.assert_allclose(classifier.probabilities(pixels(5)), softmax(scores), atol=1e-6)
+    assert classifier.features(pixels(0)).shape == (0, last.w.shape[1])
+
+
+@every_mode
 def test_numpy_and_torch_agree(mode, tmp_path):
     x = pixels(5)
     data = model_file(small_network(mode), mode, tmp_path / "model")

@@ -103,31 +103,40 @@ class Classifier:
 
         run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if any are NaN.
         """
-        size = self.image_size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-            raise ValueError(f"probabilities takes uint8 pixels of shape (N, {size}, {size}, 3), not "
-                             f"{pixels.dtype} of shape {pixels.shape}")
-        if len(pixels) == 0:
-            return np.empty((0, len(self.classes)), np.float32)
-        step = max(1, BATCH_PIXELS // size ** 2)
-        batches = [slice(i, i + step) for i in range(0, len(pixels), step)]
         with np.errstate(all="ignore"):                     # overflow ends in NaN, which is caught below
-            p = np.concatenate(list(run(lambda batch: self.answer(pixels[batch]), batches)))
+            p = softmax(self.scores(self.features(pixels, run)))
         if not np.isfinite(p).all():
             raise ModelFileError("its probabilities are NaN")
         return p
 
-    def answer(self, pixels):
-        """The probabilities for a few photos at once: (N, S, S, 3) -> (N, K).
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """The score of each class, from features: (N, F) -> (N, K). Exactly features Wᵀ + b."""
+        return as_numpy(self.network.layers[-1].forward(adopt(features, self.network.params)))
 
-        Averages the scores of a photo and of its mirror image, which shows the same scene.
+    def features(self, pixels: np.ndarray, run=map) -> np.ndarray:
+        """The input of the last layer for decoded photos: uint8 (N, S, S, 3) -> float32 (N, F), both NumPy.
+
+        run: as for `probabilities`.
+        """
+        size = self.image_size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+            raise ValueError(f"a classifier takes uint8 pixels of shape (N, {size}, {size}, 3), not "
+                             f"{pixels.dtype} of shape {pixels.shape}")
+        step = max(1, BATCH_PIXELS // size ** 2)
+        batches = [slice(i, i + step) for i in range(0, max(1, len(pixels)), step)]
+        with np.errstate(all="ignore"):
+            return np.concatenate(list(run(lambda batch: self.features_of_few(pixels[batch]), batches)))
+
+    def features_of_few(self, pixels):
+        """The features of a few photos at once: (N, S, S, 3) -> (N, F).
+
+        Averages those of a photo and of its mirror image, which shows the same scene. The last layer is
+        linear, so this averages their scores, too.
         """
         x = adopt(pixels, self.network.params)
-        if self.card["mirror"]:
-            both = library(x).concatenate([x, flip(x, 2)])
-            z = self.network.forward(both)                  # (2N, S, S, 3) -> (2N, K)
-            z = (z[:len(x)] + z[len(x):]) / 2
-        else:
-            z = self.network.forward(x)
-        return as_numpy(softmax(z))
-
+        views = [x, flip(x, 2)] if self.card["mirror"] else [x]
+        x = library(x).concatenate(views)                   # V of (N, S, S, 3) -> (V·N, S, S, 3)
+        for layer in self.network.layers[:-1]:
+            x = layer.forward(x)
+        x = x.reshape(len(views), len(pixels), x.shape[1])  # (V·N, F) -> (V, N, F)
+        return as_numpy(x.mean(0))

@@ -13,6 +13,7 @@ Learning Training (2019).
 Next: shallow.py
 """
 
+import warnings
 from math import prod
 
 import torch
@@ -33,6 +34,8 @@ def fastest(device):
 
 def set_precision(network, precision):
     """Makes the layers with large weight matrices round the operands of their products, or not."""
+    # If memory is short, oneDNN fails, and torch warns that it multiplies without it. An error follows soon.
+    warnings.filterwarnings("ignore", "mkldnn_matmul failed")
     for _, layer in network.walk():
         sizes = [(p.shape[0], prod(p.shape[1:])) for p in layer.parameters.values() if p.decay]
         large = any(min(size) >= LEAST for size in sizes)

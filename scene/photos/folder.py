@@ -8,7 +8,7 @@ A data set is a folder with one subfolder for each class:
 Findings. Only `load` raises an error, with all of them at once, so that nobody has to fix one defect to learn
 of the next. Nothing is written to the folders.
 
-Next: ../errors.py
+Next: sets.py
 """
 
 import hashlib

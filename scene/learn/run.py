@@ -1,0 +1,168 @@
+"""A training run, from the options of the command to a model file.
+
+Next: ../answer/metrics.py
+"""
+
+import os
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from scene import files, memory, processes
+from scene.answer import modelfile
+from scene.answer.classifier import Classifier
+from scene.errors import UserError, explain, printable
+from scene.learn import recipe
+from scene.learn.check import NetworkError, check
+from scene.models import MODES
+from scene.signals import Stopped
+
+LESS_MEMORY = "A new run in another --output needs less memory with a smaller --batch-size or --image-size."
+
+
+def train_and_save(photos, teacher, options, output):
+    """Trains a network, writes its model file, and returns the Classifier in that file, and how it was made.
+
+    If the model is already there, written by the same run, nothing is trained.
+    """
+    import torch  # takes a second, so not before the first lines are on the screen
+
+    from scene.learn.checkpoint import Checkpoint, describe
+    from scene.learn.loop import LOSSES, train
+    from scene.learn.precision import fastest
+
+    source = teacher and teacher.network
+    network = make_network(options, len(photos.classes), source)
+    about = {"started_from": teacher.started_from} if teacher else {}
+    card = modelfile.make_card(network, options.mode, photos.classes, **about)
+    if options.precision == "auto":
+        options.precision = fastest(options.device)
+    settings = make_settings(options, len(photos.labels))
+    check_network(network, card, settings)
+    shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
+    print(f"Settings: {', '.join(words)}", flush=True)
+    if least := LOSSES[settings.loss]().least(len(photos.classes)):
+        print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
+
+    made = {"settings": shown, "run": describe(options.mode, network, photos, settings, source)}
+    checkpoint = Checkpoint(output.checkpoint, made["run"])
+    if options.resume and not os.path.exists(output.checkpoint):
+        history = find_history(output, made["run"])
+        if history is not None:
+            return Classifier.open(output.model), made | {"history": history}
+    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
+    with saving_diverged(network, card, checkpoint, output):
+        history = train(network, pixels, labels, settings, source, checkpoint)
+    data = modelfile.encode(network, card)
+    output.keep_previous(data)
+    files.write(output.model, data)
+    classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
+    epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
+    return classifier, made | {"history": epochs}
+
+
+def find_history(output, run):
+    """The history of the finished run that wrote the model in --output, if it is this run, or None."""
+    from scene.learn.checkpoint import compare
+
+    report = output.finished()
+    if not report:
+        return None
+    if differences := compare(report["run"], run):
+        print(f"Note: {printable(output.model)} is of another run ({'; '.join(differences)}), so training "
+              "starts from the beginning.", flush=True)
+        return None
+    print(f"This run is finished, and {printable(output.model)} is its model: nothing is trained.",
+          flush=True)
+    return report["history"]
+
+
+@contextmanager
+def saving_diverged(network, card, checkpoint, output):
+    """Writes the last good weights as a model if the training in the block diverges."""
+    from scene.learn.progress import Diverged
+
+    try:
+        yield
+    except Diverged as error:
+        if not checkpoint.restore(network):         # somebody has deleted it
+            raise
+        modelfile.save(output.diverged, network, card)
+        checkpoint.remove()
+        raise Diverged(f"{error} The last good weights are in {printable(output.diverged)}, a model file "
+                       "like any other.") from error
+
+
+@contextmanager
+def resumable(output, how):
+    """Adds to the message of an error or stop signal how to continue the run.   how: what --resume does."""
+    try:
+        yield
+    except Exception as error:
+        there = os.path.exists(output.checkpoint)
+        advice = f" The same command with --resume {how}." if there else ""
+        if memory.is_exhausted(error):
+            text = f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}"
+            raise UserError(text) from error
+        if isinstance(error, processes.WorkerKilled):
+            raise UserError(f"{error}{advice} {LESS_MEMORY}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{explain(error)}{advice}") from error
+        if not isinstance(error, UserError):
+            error.add_note(advice.strip())
+        raise
+    except Stopped as error:
+        if str(error) != Stopped.MESSAGE or not os.path.exists(output.checkpoint):
+            raise
+        raise Stopped(error.number, f"{error} The same command with --resume {how}.") from error
+
+
+class Teacher(NamedTuple):
+    """A trained network to start from."""
+
+    network: object
+    started_from: dict      # the entry of this name in the new model's card
+
+
+def open_teacher(options):
+    """The Teacher that --start-from names, or None. Sets options.image_size if it is not given."""
+    if not options.start_from:
+        options.image_size = options.image_size or MODES[options.mode].image_size
+        return None
+    with open(options.start_from, "rb") as file:
+        data = file.read()
+    with modelfile.named(options.start_from):
+        network, card = modelfile.load(data)
+    check_mode(options.start_from, card["mode"], options.mode)
+    options.image_size = options.image_size or network.image_size
+    return Teacher(network, modelfile.describe_source(data, card))
+
+
+def check_mode(path, found, wanted):
+    """Raises UserError if a model is not of the mode that the command names."""
+    if found != wanted:
+        raise UserError(f"{printable(path)} is a model of mode {found}, not {wanted}: name the mode it has.")
+
+
+def make_network(options, classes, teacher):
+    """A new network of the chosen mode, with the architecture of the teacher if there is one."""
+    architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
+    return MODES[options.mode].network(classes, **architecture)
+
+
+def check_network(network, card, settings):
+    """Raises NetworkError unless the network can be trained, and its model file opened again."""
+    check(network, settings, len(card["classes"]))
+    try:
+        modelfile.check(network, card)
+    except modelfile.ModelFileError as error:
+        raise NetworkError(f"{card['mode']} cannot be trained, since its model file could not be "
+                           f"read back: {error}.") from error
+
+
+def make_settings(options, photos):
+    """The settings of a run: the options that are given, and the defaults for the others."""
+    settings = recipe.defaults(MODES[options.mode], photos, trained=bool(options.start_from))
+    names = recipe.Settings.__dataclass_fields__
+    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    return recipe.Settings(**settings | given)

@@ -1,0 +1,77 @@
+"""TRAIN and TEST, from folders to pixels, with a report on the terminal.
+
+Next: ../errors.py
+"""
+
+import math
+import sys
+
+from scene import memory
+from scene.errors import UserError, listed, printable
+from scene.photos import folder
+from scene.photos.findings import table
+
+LEAST_SIZE = 8              # pixels a side of a decoded photo
+
+
+def load_both(train, test, size, skip_bad):
+    """The Photos of two folders, and the findings, which it prints. Raises DataError with every problem."""
+    listings = [folder.scan(path) for path in (train, test)]
+    say_listings(listings)
+    findings = folder.check(*listings)
+    check_memory(listings, size, "Choose a smaller --image-size{}, or use fewer photos.")
+    sets, findings = load(listings, listings[0].classes, size, findings, skip_bad)
+    say_findings(findings)
+    return *sets, findings
+
+
+def load_test(test, classes, size, skip_bad):
+    """The Photos of TEST for a model with these classes, and the findings, as in `load_both`."""
+    listing = folder.scan(test)
+    say_listings([listing])
+    findings = folder.check_test(classes, listing)
+    check_memory([listing], size, "Divide TEST into parts, and test one after another.")
+    sets, findings = load([listing], classes, size, findings, skip_bad)
+    say_findings(findings)
+    return *sets, findings
+
+
+def check_memory(listings, size, advice):
+    """Raises UserError if the decoded photos cannot fit into the memory.   {} in advice: what would fit."""
+    photos = sum(len(listing.paths) for listing in listings)
+    needed = photos * size * size * 3
+    free = memory.available()
+    if needed > free:
+        largest = math.isqrt(int(0.8 * free) // (3 * photos))           # training needs some, too
+        fits = f", at most {largest}" if largest >= LEAST_SIZE else ""
+        raise UserError(f"{photos} photos of {size}x{size} pixels need {memory.size(needed)} of memory, but "
+                        f"only {memory.size(free)} are free. {advice.format(fits)}")
+
+
+def load(*arguments):
+    """Calls folder.load, and says what helps if memory runs out."""
+    try:
+        return folder.load(*arguments)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        raise UserError(f"{memory.describe(error)} Close other programs, or choose a smaller --image-size.") \
+            from error
+
+
+def say_listings(listings):
+    """Prints how many photos each folder has in each class, and the files passed over."""
+    for listing in listings:
+        counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
+        print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(counts)} classes: "
+              f"{listed(counts) or 'none'}")
+        if listing.passed_over:
+            kinds = [f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items())]
+            print(f"  passed over: {', '.join(kinds)}")
+    sys.stdout.flush()
+
+
+def say_findings(findings):
+    """Prints the table of findings, if there are any."""
+    if findings:
+        print(table(findings), flush=True)

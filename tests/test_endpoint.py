@@ -195,7 +195,7 @@ def test_what_nobody_foresaw_is_a_500_with_its_trace_in_the_log_only(kind, ask, 
 
 def test_probabilities_that_are_nan_never_leave(ask, monkeypatch):
     """Of a model, say, that answers a black picture, so it was opened, but not this photo."""
-    monkeypatch.setattr(Classifier, "answer", lambda *_: np.array([[0.5, np.nan, 0.5]]))
+    monkeypatch.setattr(Classifier, "scores", lambda *_: np.array([[0.5, np.nan, 0.5]]))
     status, answer, entry = ask(body())
     assert (status, code(answer)) == (500, "internal_error")
     assert entry["error"]["type"] == "ModelFileError"

@@ -57,8 +57,9 @@ AT = {                          # moments after the last step, and what is there
                       "loop.recalibrate = lambda *_: stop()", []),
     "the model": ("write = files.write\nfiles.write = lambda path, *a, **k: "
                   "stop() if 'model' in path else write(path, *a, **k)", []),
-    "the test": ("from scene.answer.classifier import Classifier\nanswer = Classifier.answer\n"
-                 "Classifier.answer = lambda c, x: stop() if len(x) > 1 else answer(c, x)", ["model_FCNN"]),
+    "the test": ("from scene.answer.classifier import Classifier\nfeatures = Classifier.features\n"
+                 "Classifier.features = lambda c, x, run=map: stop() if len(x) > 1 else features(c, x, run)",
+                 ["model_FCNN"]),
     "the metrics": ("write = files.write\nfiles.write = lambda path, *a, **k: "
                     "stop() if 'metrics' in path else write(path, *a, **k)", ["model_FCNN"]),
     "the checkpoint's end": ("files.remove = lambda path: stop()", RESULTS),

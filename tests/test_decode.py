@@ -141,7 +141,7 @@ def test_16_bit_grey_keeps_its_shades():
     assert abs(pixels[128, :, 0].astype(int) - np.arange(256)).max() <= 1
 
 
-def test_16_bit_color_takes_the_high_byte():
+def test_16_bit_color_takes_the_high_byte():        # tests/test_png.py has pictures of fewer bits
     rows = zlib.compress((b"\x00" + bytes([10, 255, 20, 255, 30, 255]) * 4) * 4)
     pixels = decode(png(ihdr(4, 4, depth=16), (b"IDAT", rows), (b"IEND", b"")), 4)
     assert np.array_equal(np.unique(pixels.reshape(-1, 3), axis=0), [[10, 20, 30]])
@@ -178,6 +178,21 @@ def test_a_16_bit_shade_declared_transparent_is_white():
     data = png(ihdr(4, 4, depth=16, color=0), (b"tRNS", bytes([90, 7])), (b"IDAT", rows), (b"IEND", b""))
     pixels = decode(data, 4)
     assert (pixels[:, 0] == 255).all() and (pixels[:, 3] == 90).all()
+
+
+@pytest.mark.parametrize("shade, background", [(255, 0), (250, 0), (0, 255), (128, 255), (200, 255)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_white_on_transparency_is_seen_on_black(shade, background, mode):
+    image = Image.new(mode, (64, 64), (255, 255, 255, 0) if mode == "RGBA" else (255, 0))
+    image.paste((shade, shade, shade, 255) if mode == "RGBA" else (shade, 255), (16, 16, 48, 48))
+    pixels = decode(encode(image, "PNG"), 32)
+    assert pixels[0, 0, 0] == background and abs(int(pixels[16, 16, 0]) - shade) <= 1
+
+
+def test_what_nothing_can_be_seen_of_is_white():
+    assert decode(encode(Image.new("RGBA", (9, 9), (255, 255, 255, 0)), "PNG"), 8).min() == 255
+    assert decode(encode(Image.new("RGBA", (9, 9), (0, 0, 0, 0)), "PNG"), 8).min() == 255
+    assert decode(encode(Image.new("RGBA", (9, 9), "white"), "PNG"), 8).min() == 255
 
 
 def test_hidden_colors_under_transparency_do_not_bleed():
@@ -256,7 +271,10 @@ def test_what_is_no_photo():
     assert message(b"\n <!DOCTYPE html><html>") == "not a JPEG, PNG or WebP photo but a web page"
     heic = "not a JPEG, PNG or WebP photo but HEIC, AVIF or a video: export it as JPEG"
     assert message(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == heic
-    assert message(WEBP, limits=REMOTE) == "not a JPEG or PNG photo"
+    assert message(WEBP, limits=REMOTE) == "not a JPEG or PNG photo: export it as JPEG"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    advice = "run git lfs pull to get the photo itself"
+    assert message(pointer) == f"not a JPEG, PNG or WebP photo but a Git LFS pointer: {advice}"
 
 
 @pytest.mark.parametrize("kind", [
@@ -265,14 +283,30 @@ def test_no_other_decoder_is_reachable(kind):
     image = scenery(32, 32)
     data = encode(image, kind)
     assert Image.open(io.BytesIO(data)).format        # Pillow could open it
-    assert message(data) == "not a JPEG, PNG or WebP photo"
+    assert message(data).startswith("not a JPEG, PNG or WebP photo")
+
+
+EXPORTED = [("GIF", "GIF"), ("BMP", "BMP"), ("TIFF", "TIFF"), ("JPEG2000", "JPEG 2000")]
+
+
+@pytest.mark.parametrize("kind, name", EXPORTED)
+def test_formats_that_photos_can_be_exported_from_are_named(kind, name):
+    for image in scenery(32, 32), scenery(400, 300), plain(0, "L", (1, 1)):
+        assert message(encode(image, kind)) == f"not a JPEG, PNG or WebP photo but {name}: export it as JPEG"
+
+
+def test_formats_that_pillow_cannot_write_are_named():
+    for start in b"MM\0*", b"II+\0", b"MM\0+":
+        assert message(start + bytes(40)).endswith(" but TIFF: export it as JPEG")
+    for start in b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n":
+        assert message(start + bytes(40)).endswith(" but JPEG XL: export it as JPEG")
 
 
 def test_limits_are_checked_before_any_pixel_is_decoded(monkeypatch):
     monkeypatch.setattr("scene.photos.decode.stretch", lambda *_: pytest.fail("decoded"))
     limits = Limits(LOCAL.formats, max_bytes=10**6, max_pixels=4000)
     too_many = "^80x60 pixels; at most 0.004 million are accepted: shrink it first$"
-    for data in (JPEG, PNG, WEBP):
+    for data in (PROGRESSIVE, PNG, WEBP):       # tests/test_jpeg.py has other JPEGs
         with pytest.raises(PhotoTooLarge, match=too_many):
             decode(data, 16, limits)
     bomb = png(ihdr(12000, 9000), (b"IDAT", b""), (b"IEND", b""))

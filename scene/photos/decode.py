@@ -4,16 +4,13 @@ Photos come from many kinds of cameras and, at the endpoint, from strangers. Wha
 either returns the whole photo or raises PhotoError with one sentence to show. It allocates no memory for
 pixels before it has checked how many there are.
 
-Next: findings.py
+Next: jpeg.py
 """
 
 import os
 import re
 import stat
-import struct
 import warnings
-import zlib
-from collections import Counter
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -21,6 +18,9 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+
+from scene.photos import jpeg, png
+from scene.photos.profile import to_srgb
 
 # Pillow warns about harmless oddities, in EXIF or animations. Everything that matters is a PhotoError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -36,22 +36,39 @@ TURN = {                    # the transposition that makes a photo upright (1 al
     8: Image.Transpose.ROTATE_90,
 }
 
-# Each part of a file takes time and memory, however few pixels it has. Real photos have a few dozen segments,
-# about 10 scans, or chunks of 8 KB.
-MOST_SEGMENTS = 1000
-MOST_SCANS = 20
-LEAST_CHUNK = 200           # bytes, on average
-PACKED = b"iCCP", b"iTXt", b"zTXt"          # compressed chunks: each can expand to a megabyte
-MOST_PACKED = 50
-# The marker of a JPEG segment. Other bytes are image data, padding, or skipped by libjpeg.
-MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
-LONE_MARKERS = {0xc8, 0xd8, 0xd9, *range(0xf0, 0xfe)}       # no length follows these
-START_OF_SCAN = 0xda
-END = 0xd9
+MOST_SCANS = 20             # of the largest picture, as each takes time for all pixels: real photos have 10
+# A sequential JPEG is shrunk row by row while it is decoded. So its pixels take time, but hardly any memory.
+MOST_SHRINKING = 16
+INVISIBLE = 32              # a picture on a background with less contrast than this
+
+
+STARTS = {                  # how files of each format start
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "BMP": rb"BM.{4}\0{4}",
+    "GIF": rb"GIF8[79]a",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "HEIC, AVIF or a video": rb".{4}ftyp",
+    "page": rb"\s*<",
+    "pointer": rb"version https://git-lfs",
+}
+OTHERS = {                  # what to say about those that cannot simply be exported
+    "WebP": ": export it as JPEG",
+    "PNG": "",
+    "page": " but a web page",
+    "pointer": " but a Git LFS pointer: run git lfs pull to get the photo itself",
+}
 
 
 class PhotoError(ValueError):
     """The bytes are not a photo that we can use. One sentence says why, without a path."""
+
+
+class UnsupportedPhoto(PhotoError):
+    """The bytes are no photo, or a photo of a kind that Scene cannot read."""
 
 
 class PhotoTooLarge(PhotoError):
@@ -63,11 +80,11 @@ class Limits(NamedTuple):
 
     formats: tuple[str, ...]
     max_bytes: int
-    max_pixels: int
+    max_pixels: int         # in memory at the same time
 
 
-# For the user's own photos. Phones take up to 50 million pixels. Decoding needs up to 4 bytes per pixel, on
-# each core, or 8 for RGBA, 16-bit grey and progressive CMYK. Most JPEGs need next to nothing.
+# For the user's own photos. Decoding needs up to 4 bytes per pixel, on each core, or 8 for RGBA, 16 bits and
+# progressive CMYK. Phones take up to 200 million pixels, but as sequential JPEGs, which need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
 # For photos from the network. Lambda takes requests of 6 MB, which hold 4.4 MB of photo in base64. A phone's
 # "12 megapixels" are up to 12.53 million pixels, which need up to 100 MB to decode.
@@ -98,27 +115,28 @@ def decode(data: bytes, size: int, limits: Limits = LOCAL) -> np.ndarray:
     the shore. Training uses random crops of many shapes, so the network copes with some stretching.
 
     - EXIF orientation is applied. If EXIF is broken, the photo stays as it is.
-    - Grey, black and white, palette: their RGB colours. CMYK, YCCK: Pillow's formula, no colour profiles.
-    - Transparency: over white, except one transparent colour of 16-bit RGB, which Pillow does not report.
-    - 16 bits a channel: the high byte. Animations and MPO: the first picture.
+    - Grey, black and white, palette: their RGB colours. CMYK, YCCK: Pillow's formula.
+    - Matrix colour profiles, such as Display P3 or ProPhoto: converted to sRGB. Others are ignored.
+    - Transparency: over white, or over black if nothing could be seen on white. One transparent colour of
+      16-bit RGB is not applied, since Pillow does not report it.
+    - 16 bits a channel: the highest 8 of those that the photo uses. Animations and MPO: the first picture.
 
     Raises PhotoError if the bytes are not one whole photo, PhotoTooLarge if it is over the limits.
     """
     check_bytes(len(data), limits)
     name = find_format(data, limits.formats)
-    check_parts(data, name)
+    header = check_parts(data, name)
     file = BytesIO(data)
     start = 0
     try:
         image = open_image(file, name)
         start = file.tell()
-        if image.width * image.height > limits.max_pixels:
-            most = f"at most {limits.max_pixels / 1e6:g} million are accepted"
-            raise PhotoTooLarge(f"{image.width}x{image.height} pixels; {most}: shrink it first")
+        box = draft(image, size, limits, header)
         check_whole(data, name, start)
-        turn = find_turn(image)         # before `stretch`, which closes the image
-        square = stretch(image, size)
-        return np.array(square if turn is None else square.transpose(turn))
+        turn = find_turn(image)         # before the image is closed
+        image, info = load(image, data, name, header, start), image.info
+        square = to_srgb(np.array(stretch(image, size, box)), info)
+        return square if turn is None else np.array(Image.fromarray(square).transpose(turn))
     except (PhotoError, MemoryError):
         raise
     except Exception as error:      # Pillow raises a dozen types
@@ -136,25 +154,15 @@ def check_bytes(count: int, limits: Limits) -> None:
 def find_format(data: bytes, accepted: tuple[str, ...]) -> str:
     """JPEG, PNG or WebP, by the first bytes, since a file's name can be wrong.
 
-    Raises PhotoError if the format is not among those accepted.
+    Raises UnsupportedPhoto if the format is not among those accepted.
     """
     if not data:
-        raise PhotoError("the file is empty")
-    name = None
-    other = ""
-    if data.startswith(b"\xff\xd8\xff"):
-        name = "JPEG"
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        name = "PNG"
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        name = "WebP"
-    elif data.lstrip().startswith(b"<"):
-        other = " but a web page"
-    elif data[4:8] == b"ftyp":
-        other = " but HEIC, AVIF or a video: export it as JPEG"
-    if name not in accepted:
-        raise PhotoError(f"not a {', '.join(accepted[:-1])} or {accepted[-1]} photo{other}")
-    return name
+        raise UnsupportedPhoto("the file is empty")
+    name = next((name for name, start in STARTS.items() if re.match(start, data, re.DOTALL)), "")
+    if name in accepted:
+        return name
+    what = f"not a {', '.join(accepted[:-1])} or {accepted[-1]} photo"
+    raise UnsupportedPhoto(what + OTHERS.get(name, f" but {name}: export it as JPEG" if name else ""))
 
 
 class Jpeg(JpegImageFile):
@@ -176,6 +184,24 @@ def open_image(file: BinaryIO, name: str) -> Image.Image:
     return {"JPEG": Jpeg, "PNG": PngImageFile}[name](file)
 
 
+def check_parts(data, name):
+    """Raises PhotoError if a JPEG or PNG has more parts than any real photo, or is of an unsupported kind.
+
+    Pillow reads all parts, which takes seconds for a million segments, and an hour for a million scans.
+    Returns the Header of a JPEG.
+    """
+    header = jpeg.read_header(data) if name == "JPEG" else None
+    if name == "PNG" and png.has_too_many_chunks(data) or header and header.segments > jpeg.MOST_SEGMENTS:
+        raise PhotoError(f"damaged: the {name} has too many parts")
+    if header and header.bits not in (0, 8):
+        raise UnsupportedPhoto(f"a JPEG of {header.bits} bits per sample, which is not supported: "
+                               "export it as a JPEG of 8 bits")
+    if header and header.kind not in {0, *jpeg.SUPPORTED}:
+        raise UnsupportedPhoto(f"a JPEG of a rare kind (SOF{header.kind - 0xc0}), which is not supported: "
+                               "export it as an ordinary JPEG")
+    return header
+
+
 def check_whole(data, name, start):
     """Raises PhotoError if the file's end is missing or a checksum is wrong. The picture starts at `start`.
 
@@ -186,106 +212,62 @@ def check_whole(data, name, start):
     elif name == "WebP":
         whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
     else:
-        whole = has_all_chunks(data)
+        whole = png.has_end(data)
+        if whole is None:
+            raise PhotoError("damaged: a checksum in the PNG is wrong")
     if not whole:
         raise PhotoError(f"truncated: the end of the {name} is missing")
 
 
-def has_all_chunks(data):
-    """Whether a PNG is complete up to its last chunk. Raises PhotoError if a checksum is wrong."""
-    last = b""
-    for start, end in chunks(data):
-        if zlib.crc32(memoryview(data)[start:end]) != int.from_bytes(data[end:end + 4], "big"):
-            raise PhotoError("damaged: a checksum in the PNG is wrong")
-        last = data[start:start + 4]
-    return last == b"IEND"
+def draft(image, size, limits, header):
+    """Prepares a JPEG to be shrunk while it is decoded. Returns the box that holds the picture, or None.
 
-
-def chunks(data):
-    """Yields (start, end) of the kind and content of each complete chunk of a PNG.
-
-    A chunk is its content's length (4 bytes), kind (4), content, and the CRC-32 of kind and content (4).
+    libjpeg shrinks by 2, 4 or 8, which is fast, but never below the square. Raises PhotoTooLarge.
     """
-    start = 8
-    kind = b""
-    while kind != b"IEND" and start + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, start)
-        end = start + 8 + length
-        if end + 4 > len(data):
-            return
-        yield start + 4, end
-        start = end + 4
+    width, height = image.size
+    drafted = image.draft(None, (size, size)) if header and header.kind != jpeg.LOSSLESS else None
+    times = min(MOST_SHRINKING, round(width / image.width) ** 2) if header and header.in_rows else 1
+    if width * height > times * limits.max_pixels:
+        most = f"at most {times * limits.max_pixels / 1e6:g} million are accepted"
+        raise PhotoTooLarge(f"{width}x{height} pixels; {most}: shrink it first")
+    if header and header.scans * width * height > MOST_SCANS * limits.max_pixels:
+        most = MOST_SCANS * limits.max_pixels // (width * height)
+        raise PhotoTooLarge(f"{header.scans} scans of {width}x{height} pixels; at most {most} are accepted "
+                            "at this size: shrink it first")
+    return drafted and drafted[1]       # 203 pixels / 8 = 25.375: the last of libjpeg's 26 is partly padding
 
 
-def check_parts(data, name):
-    """Raises PhotoError if a JPEG or PNG has more parts than any real photo.
+def load(image, data, name, header, start):
+    """Decodes the pixels of an opened photo -> an image with 8 bits per sample. Raises PhotoError."""
+    if name == "JPEG" and not jpeg.load(image, data, header, start):
+        raise PhotoError("damaged: some of the JPEG's data are missing or wrong")
+    return png.reduce_to_8_bits(image, data) if name == "PNG" and png.has_16_bits(data) else image
 
-    Pillow reads them all, which takes seconds for a million segments, and an hour for a million scans.
+
+def stretch(image, size, box):
+    """Converts an image to RGB and resizes it to size x size.
+
+    The bicubic kernel widens as the picture shrinks, which avoids moiré. Closes the image.
     """
-    if name == "PNG" and has_too_many_chunks(data) or name == "JPEG" and has_too_many_segments(data):
-        raise PhotoError(f"damaged: the {name} has too many parts")
-
-
-def has_too_many_chunks(data):
-    """Whether a PNG has too many chunks, or too many compressed ones."""
-    kinds = Counter(data[start:start + 4] for start, _ in chunks(data))
-    return (kinds.total() > max(1000, len(data) / LEAST_CHUNK)
-            or sum(kinds[kind] for kind in PACKED) > MOST_PACKED)
-
-
-def has_too_many_segments(data):
-    """Whether a JPEG has too many segments, or too many scans, which each cover the whole picture once.
-
-    A segment is FF, its kind (1 byte), the length of the rest (2 bytes, included), and its content. The
-    search must see every scan that libjpeg sees, so it skips the same bytes as libjpeg.
-    """
-    at = 2
-    segments = 0
-    scans = 0
-    while segments <= MOST_SEGMENTS and scans <= MOST_SCANS:
-        found = MARKER.search(data, at)
-        if not scans:                   # before the first scan, stray bytes take time, too
-            segments += ((found.start() if found else len(data)) - at) // 100
-        if not found or scans and found[0][1] == END:
-            return segments > MOST_SEGMENTS
-        segments += 1
-        at = found.end()
-        if found[0][1] not in LONE_MARKERS:
-            scans += found[0][1] == START_OF_SCAN
-            at += max(2, int.from_bytes(data[at:at + 2], "big"))
-    return True
-
-
-def stretch(image, size):
-    """Decodes an image, converts it to RGB and resizes it to size x size.
-
-    libjpeg shrinks by 2, 4 or 8 while it decodes, which is fast, but never below the square. Pillow does the
-    rest, with a bicubic kernel that widens as the picture shrinks, which avoids moiré.
-    """
-    drafted = image.draft(None, (size, size))       # None if not a JPEG
-    box = drafted and drafted[1]        # 203 pixels / 8 = 25.375: the last of libjpeg's 26 is partly padding
-    if image.mode.startswith("I"):
-        image = reduce_to_8_bits(image)
     mode = "RGBA" if image.has_transparency_data else "RGB"
     if image.mode != mode:
         converted = image.convert(mode)
         image.close()       # frees its pixels, which can take as much memory as all the rest
         image = converted
     image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
-    if mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image
+    return lay_over(image) if mode == "RGBA" else image
 
 
-def reduce_to_8_bits(image):
-    """16-bit grey -> 8-bit grey, with alpha if one of the 16-bit shades is transparent. Closes the image."""
-    grey = np.asarray(image)
-    shade = image.info.get("transparency")
-    image.close()
-    image = Image.fromarray((grey >> 8).astype(np.uint8))
-    if shade is not None:
-        image.putalpha(Image.fromarray(np.uint8(255) * (grey != shade)))
-    return image
+def lay_over(image):
+    """A transparent image on white, or on black if it is white itself, as icons can be."""
+    white, black = (Image.alpha_composite(Image.new("RGBA", image.size, color), image).convert("RGB")
+                    for color in ("white", "black"))
+    return black if contrast(white) < min(INVISIBLE, contrast(black)) else white
+
+
+def contrast(image):
+    """The largest difference between two pixels of an RGB image, in any colour."""
+    return max(high - low for low, high in image.getextrema())
 
 
 def find_turn(image):

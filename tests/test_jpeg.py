@@ -1,0 +1,297 @@
+"""scene/photos/jpeg.py: JPEGs whose data do not fill their picture are noticed, and no others."""
+
+import base64
+import io
+import random
+import re
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from scene.photos import jpeg
+from scene.photos.decode import LOCAL, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
+
+DAMAGED = "damaged: some of the JPEG's data are missing or wrong"
+# 24x24 pixels in arithmetic coding, by jpegtran, since Pillow cannot write it.
+ARITHMETIC = base64.b64decode("""
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYn
+KSopGR8tMC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo
+KCgoKCgoKCj/yQARCAAYABgDASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwD/AMdbp+/MjDzYxqEjvGbazPfArL3f
+WJ07Jj7yc233C9fDMxqfmfMMZ3EB7Ic+skVilhTTVb0hkVLh1ZKwfyV73FoZfvt0Y6PkvdbSisMaCRMom9FBt77uG2Ex35rtRj1M
+fvHgf8i5rQ+T4y1GWq0WsDaB0ILX+eUlICIOLB7lmx3N5h5yNSFwXAwfIam2ur3jlMh2VjVd3JkL/9k=
+""")
+
+
+def photograph(width=160, height=120, mode="RGB"):
+    """A picture like a photo, with smooth parts, and noise that differs from place to place."""
+    y, x = np.mgrid[0:height, 0:width] / 40
+    chance = np.random.default_rng(0)
+    noise = chance.normal(0, 1, (height, width, 3)) * (4 + 20 * (y > 1))[..., None]
+    waves = 60 * np.sin(np.stack([x + y, 2 * x - y, 3 * y], -1))
+    return Image.fromarray((128 + waves + noise).clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def encode(image=None, **options):
+    file = io.BytesIO()
+    (image or photograph()).save(file, "JPEG", **{"quality": 85} | options)
+    return file.getvalue()
+
+
+KINDS = {
+    "baseline": encode(),
+    "optimized": encode(optimize=True),
+    "progressive": encode(progressive=True),
+    "every color": encode(subsampling=0, quality=98),
+    "grey": encode(photograph(mode="L")),
+    "CMYK": encode(photograph(mode="CMYK")),
+    "restart each row": encode(restart_marker_rows=1),
+    "restart each 3 blocks": encode(restart_marker_blocks=3),
+    "progressive, restart": encode(progressive=True, restart_marker_rows=2),
+    "odd size": encode(photograph(157, 113)),
+}
+
+
+def scans(data):
+    """(start, end) of the entropy data of each scan."""
+    headers = [(start, end) for kind, start, end in jpeg.segments(data) if kind == jpeg.START_OF_SCAN]
+    return [(end, re.search(rb"\xff[\xc0-\xcf\xd8-\xfe]", data[end:]).start() + end) for _, end in headers]
+
+
+def message(data):
+    """What `decode` says of a photo, or None if it takes it."""
+    try:
+        decode(data, 32)
+    except PhotoError as error:
+        return str(error)
+
+
+def pillows(data):
+    """The same pixels by Pillow's own reader."""
+    image = Image.open(io.BytesIO(data))
+    drafted = image.draft(None, (32, 32))
+    resized = image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC, drafted[1], reducing_gap=2.0)
+    return np.asarray(resized)
+
+
+# Whole photos
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_photos_are_what_pillow_reads(kind):
+    assert np.array_equal(decode(KINDS[kind], 32), pillows(KINDS[kind]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["RGB", "L", "CMYK"]), st.integers(0, 255), st.integers(1, 300), st.integers(1, 300),
+       st.sampled_from(["optimize", "progressive", "restart_marker_blocks", "quality"]))
+def test_a_plain_picture_has_long_runs_of_equal_bits_but_no_hole(mode, shade, width, height, option):
+    color = shade if mode == "L" else (shade, 90, 9, 7)[:len(mode)]
+    assert message(encode(Image.new(mode, (width, height), color), **{option: 1})) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padding", [b"\0", b"\xff", b"\0\0\0", b"\xff" * 40, bytes(500)])
+def test_padding_before_a_marker_is_no_damage(kind, padding):
+    data = KINDS[kind]
+    for _, end in reversed(scans(data)):
+        data = data[:end] + padding + data[end:]
+    assert np.array_equal(decode(data, 32), decode(KINDS[kind], 32))
+
+
+def test_padding_before_restart_markers():
+    data = re.sub(rb"\xff[\xd0-\xd7]", lambda found: b"\0\xff\xff" + found[0], KINDS["restart each 3 blocks"])
+    assert np.array_equal(decode(data, 32), decode(KINDS["restart each 3 blocks"], 32))
+
+
+def test_what_follows_the_end_is_not_looked_at():
+    """A second picture, a gain map, a film, or bytes lost in it."""
+    for more in KINDS["progressive"], KINDS["baseline"][:2000], bytes(999), b"\xff" * 99, b"\xff\xda\0\0":
+        assert message(KINDS["baseline"] + more) is None
+
+
+@pytest.mark.parametrize("size", [100, 65535 - 2])
+def test_segments_of_any_length(size):
+    """Their length, of 2 bytes, counts itself."""
+    segment = b"\xff\xed" + struct.pack(">H", size + 2) + b"\xff\xd9" * (size // 2) + b"\0" * (size % 2)
+    data = b"\xff\xd8" + 20 * segment + KINDS["baseline"][2:]
+    assert np.array_equal(decode(data, 32), decode(KINDS["baseline"], 32))
+
+
+def test_more_intervals_than_are_looked_at(monkeypatch):
+    monkeypatch.setattr(jpeg, "MOST_INTERVALS", 2)
+    data = KINDS["restart each 3 blocks"]
+    assert np.array_equal(decode(data, 32), pillows(data))
+    for number in 0, 2, 20:                                 # their order is still checked, and the last one
+        place = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)][number]
+        assert message(data[:place] + data[place + 2:]) == DAMAGED
+    assert message(data[:-40] + data[-2:]) == DAMAGED
+
+
+# Damaged photos
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("filling", [b"\0", b"\xff"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.67, 0.95])
+def test_a_hole_with_an_intact_end_is_noticed(kind, filling, share):
+    data = KINDS[kind]
+    start, _ = scans(data)[0]
+    size = int(share * (len(data) - 2 - start))
+    chance = random.Random(0)
+    for _ in range(8):
+        at = chance.randrange(start, len(data) - 2 - size)
+        bad = data[:at] + filling * size + data[at + size:]
+        if not message(bad):        # a scan of the last bits can be zeros, and libjpeg does not warn, either
+            assert "progressive" in kind
+            assert abs(decode(bad, 32).astype(int) - decode(data, 32)).mean() < 1, (at, size)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "optimized", "every color", "grey", "restart each row"])
+@pytest.mark.parametrize("filling, least", [(b"\0", 24), (b"\xff", 2)])
+def test_small_holes_of_zeros_or_ones_in_a_baseline_photo(kind, filling, least):
+    data = KINDS[kind]
+    start, end = scans(data)[0]
+    for at in range(start, end - least - 100, 97):          # the last block may be too short to tell
+        bad = data[:at] + filling * least + data[at + least:]
+        assert message(bad) == DAMAGED, at
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lost", [0.3, 0.7])
+def test_data_that_end_early_or_late(kind, lost):
+    """Bytes that are lost, or there twice, or from elsewhere: the pieces of a broken copy."""
+    data = KINDS[kind]
+    start, end = max(scans(data), key=lambda scan: scan[1] - scan[0])
+    size = int(lost * (end - start))
+    at = start + (end - start - size) // 2
+    piece = data[at:at + size]
+    for other in b"", 2 * piece, random.Random(0).randbytes(size):
+        assert message(data[:at] + other + data[at + size:]), other[:8]
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "grey"])
+def test_a_scan_that_lacks_its_last_bytes_or_has_more(kind):
+    data = KINDS[kind]
+    for start, end in scans(data):
+        if end - start > 200:
+            assert message(data[:end - 40] + data[end:]) == DAMAGED
+            assert message(data[:end] + b"12345678abcdefgh" + data[end:]) == DAMAGED
+
+
+def test_restart_markers_lost_doubled_or_swapped():
+    data = KINDS["restart each row"]
+    places = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    assert len(places) > 5
+    first, second = places[1:3]
+    row = data[first:second]
+    assert message(data[:first] + data[second:]) == DAMAGED             # a row is missing
+    assert message(data[:first] + row + data[first:]) == DAMAGED        # or there twice
+    assert message(data[:first] + data[first + 2:]) == DAMAGED          # only its marker is missing
+    nine = encode(photograph(160, 300), restart_marker_rows=1)          # eight rows, so the next number fits
+    places = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", nine)]
+    assert message(nine) is None
+    assert message(nine[:places[1]] + nine[places[9]:]) == DAMAGED
+
+
+def test_reserved_markers_in_the_data():
+    for marker in b"\xff\x01", b"\xff\x3a", b"\xff\xbf":
+        data = KINDS["baseline"]
+        assert message(data[:-900] + marker + data[-898:]) == DAMAGED
+
+
+# Kinds of JPEG
+
+
+def test_arithmetic_coding():
+    assert np.array_equal(decode(ARITHMETIC, 32), pillows(ARITHMETIC))
+    comment = b"\xff\xfe" + struct.pack(">H", 60000) + bytes(59998)     # libjpeg needs the data in one piece
+    assert message(ARITHMETIC[:2] + 2 * comment + ARITHMETIC[2:]) is None
+
+
+def lossless(pixels):
+    """A lossless JPEG of grey pixels (H, W): differences from the pixel on the left, or above it."""
+    height, width = pixels.shape
+    bits = ""
+    for y, row in enumerate(pixels.astype(int)):
+        for x, value in enumerate(row):
+            before = row[x - 1] if x else pixels[y - 1, 0] if y else 128
+            difference = int(value) - int(before)
+            size = abs(difference).bit_length()
+            if difference < 0:
+                difference += (1 << size) - 1
+            bits += f"{size:04b}" + (f"{difference:0{size}b}" if size else "")
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">HBHHBBBB", 11, 8, height, width, 1, 1, 0x11, 0)
+    table = struct.pack(">HB16B9B", 28, 0, 0, 0, 0, 9, *[0] * 12, *range(9))
+    return (b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + table
+            + b"\xff\xda" + bytes([0, 8, 1, 1, 0, 1, 0, 0]) + data + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("side", [20, 63, 64, 159, 160])
+def test_lossless_of_any_size(side):
+    """libjpeg cannot shrink them while it decodes."""
+    pixels = np.asarray(photograph(side, side, "L"))
+    found = decode(lossless(pixels), 32)
+    image = Image.fromarray(pixels).convert("RGB")
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def test_a_hole_in_a_lossless_photo():
+    data = lossless(np.asarray(photograph(100, 100, "L")))
+    for filling in b"\0", b"\xff":
+        assert message(data[:1000] + filling * 5000 + data[6000:]) == DAMAGED
+
+
+@pytest.mark.parametrize("kind, bits, words", [
+    (0xc1, 12, "a JPEG of 12 bits per sample, which is not supported: export it as a JPEG of 8 bits"),
+    (0xc3, 16, "a JPEG of 16 bits per sample, which is not supported: export it as a JPEG of 8 bits"),
+    (0xc5, 8, "a JPEG of a rare kind (SOF5), which is not supported: export it as an ordinary JPEG"),
+    (0xcb, 8, "a JPEG of a rare kind (SOF11), which is not supported: export it as an ordinary JPEG"),
+    (0xf7, 8, "a JPEG of a rare kind (SOF55), which is not supported: export it as an ordinary JPEG"),
+])
+def test_kinds_that_are_not_supported_are_named(kind, bits, words):
+    data = bytearray(KINDS["baseline"])
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = kind, bits
+    with pytest.raises(UnsupportedPhoto) as caught:
+        decode(bytes(data), 32)
+    assert str(caught.value) == words
+
+
+def test_as_many_scans_as_time_allows():
+    """Repeats the first scan, which changes nothing: libjpeg decodes it each time."""
+    data = encode(photograph(64, 48), progressive=True)
+    start, end = scans(data)[0]
+    start = data.rindex(b"\xff\xda", 0, start)
+    many = data[:start] + 23 * data[start:end] + data[start:]
+    assert len(scans(many)) > 24 and np.array_equal(decode(many, 32), decode(data, 32))
+    few = LOCAL._replace(max_pixels=64 * 48)
+    assert decode(data, 32, few).shape
+    with pytest.raises(PhotoTooLarge) as caught:
+        decode(many, 32, few)
+    count = len(scans(many))
+    most = "at most 20 are accepted at this size: shrink it first"
+    assert str(caught.value) == f"{count} scans of 64x48 pixels; {most}"
+
+
+def test_pixels_in_rows_need_hardly_any_memory():
+    """Sixteen times as many pixels as other photos may have, where libjpeg shrinks them as it decodes."""
+    limits = LOCAL._replace(max_pixels=1200)                # a sixteenth
+    for kind in "baseline", "grey", "restart each row":
+        assert len(decode(KINDS[kind], 30, limits)) == 30
+    for kind, side, fewer, most in [
+        ("baseline", 30, 1199, 0.019184),                   # shrunk by 4
+        ("baseline", 15, 1199, 0.019184),                   # shrunk by 8, but it is a question of time, too
+        ("baseline", 31, 1200, 0.0048),                     # shrunk by 2
+        ("baseline", 61, 1200, 0.0012),
+        ("progressive", 30, 1200, 0.0012),                  # libjpeg keeps the coefficients of all pixels
+    ]:
+        words = f"^160x120 pixels; at most {most} million are accepted: shrink it first$"
+        with pytest.raises(PhotoTooLarge, match=words):
+            decode(KINDS[kind], side, LOCAL._replace(max_pixels=fewer))

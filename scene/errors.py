@@ -13,10 +13,15 @@ Next: signals.py
 
 import io
 import os
+import re
 import sys
 
 from scene import memory
 from scene.signals import Stopped, stop_on_signals
+
+
+# Control characters, ends of lines, surrogates, and what turns the direction of the text that follows.
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -25,14 +30,29 @@ class UserError(Exception):
     exit_code = 2
 
 
+def is_printable(name):
+    """Whether a name stays what and where it is when it is printed. Python's isprintable is stricter.
+
+    It refuses joiners, which Persian and many emoji need, other spaces than the usual one, and all characters
+    that are newer than its tables, so that names printable for one Python are not for an older one.
+    """
+    return not UNPRINTABLE.search(name)
+
+
 def printable(name):
-    r"""A name or path that is safe to print: non-UTF-8 bytes as `\xff`, control characters as `\n`."""
-    def shown(c):
+    r"""A name or path that is safe to print: non-UTF-8 bytes as `\xff`, control characters as `\n`.
+
+    Spaces at its start and end are shown, too, as `\x20`: "beach" and "beach " are two folders.
+    """
+    def shown(match):
+        return "".join(map(escape, match[0]))
+
+    def escape(c):
         if "\udc80" <= c <= "\udcff":           # how Python keeps a byte of a file name that is not UTF-8
             return f"\\x{ord(c) - 0xdc00:02x}"
-        return c if c.isprintable() else c.encode("unicode_escape").decode()
+        return "\\x20" if c == " " else c.encode("unicode_escape").decode()
 
-    return "".join(map(shown, os.fsdecode(name)))
+    return re.sub(f"{UNPRINTABLE.pattern}|^\\s+|\\s+$", shown, os.fsdecode(name))
 
 
 def listed(words, most=100):

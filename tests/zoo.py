@@ -138,8 +138,12 @@ BAD = {
     "text_bomb": ("png", TEXT_BOMB, BAD_PNG),
     "web_page": ("jpg", b"<!DOCTYPE html><title>Not found</title>", f"{NO_PHOTO} but a web page"),
     "text": ("png", b"to do: take a photo", NO_PHOTO),
-    "gif_named_jpg": ("jpg", encode(PICTURE, "GIF"), NO_PHOTO),
-    "tiff_named_png": ("png", encode(PICTURE, "TIFF"), NO_PHOTO),
+    "gif_named_jpg": ("jpg", encode(PICTURE, "GIF"), f"{NO_PHOTO} but GIF: export it as JPEG"),
+    "tiff_named_png": ("png", encode(PICTURE, "TIFF"), f"{NO_PHOTO} but TIFF: export it as JPEG"),
+    "pointer": ("jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+                f"{NO_PHOTO} but a Git LFS pointer: run git lfs pull to get the photo itself"),
+    "jpeg_with_a_hole": ("jpg", JPEG[:-300] + bytes(200) + JPEG[-100:],
+                         "damaged: some of the JPEG's data are missing or wrong"),
     "heic_named_jpg": ("jpg", HEIC, f"{NO_PHOTO} but HEIC, AVIF or a video: export it as JPEG"),
 }
 for name, (suffix, data, words) in BAD.items():
@@ -269,7 +273,7 @@ def class_that_test_lacks(root):
 
 
 IN_BOTH_SETS = "the same photo in the test and the training set"
-IN_TWO_CLASSES = "the same photo in two classes: keep it in one class only"
+IN_TWO_CLASSES = "the same photo in two classes: move it out of one of them"
 
 
 def copy(root, source, target, comment=b""):
@@ -334,10 +338,17 @@ def photo_twice_in_a_class(root):
     copy(root, "train/ocean/0.jpg", "train/ocean/favourite.jpg")
 
 
+@kind(used=4)
+def pictures_of_one_plain_colour(root):
+    for path in "train/ocean/night.png", "train/road/night.png", "train/road/fog.jpg", "test/road/fog.jpg":
+        write(root, path, encode(Image.new("RGB", (40, 30), (9, 9, 9)), "PNG" if "png" in path else "JPEG"))
+
+
 # Files that are passed over
 
 
-@kind(passed_over={"hidden": 4, ".db": 1, "no suffix": 1, ".txt": 1, ".gif": 1, ".xmp": 1})
+@kind("warning   train: passed over 1 GIF photo: export it as JPEG.",
+      passed_over={"hidden": 4, ".db": 1, "no suffix": 1, ".txt": 1, ".gif": 1, ".xmp": 1})
 def what_computers_leave_behind(root):
     for name in (".DS_Store", "._0.jpg", "Thumbs.db", "notes.txt", "funny.gif", "0.xmp", "README"):
         write(root, f"train/ocean/{name}", b"?")
@@ -378,8 +389,7 @@ def loop_of_links(root):
 NO_PHOTOS = "no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere"
 
 
-@kind(f"error     train/again: {NO_PHOTOS}.",
-      "warning   train/again: passed over 3 folders inside the class: move their photos up into it.",
+@kind("error     train/again: no photos in it, but 3 folders: move their photos up into it.",
       "warning   test/again: no such folder, so this class is not tested.", passed_over={"folder": 3})
 def loop_of_classes(root):
     (root / "train/again").symlink_to("../train")
@@ -399,8 +409,8 @@ def test_is_a_file(root):
     (root / "test").write_text("later")
 
 
-@kind("error     train: it has no class folders: make a subfolder of photos for each class.",
-      "warning   train: passed over 6 photos beside the class folders: move them into their classes.")
+@kind("error     train: it has 6 photos, but no class folders: make one for each class, or name the folder "
+      "above it.")
 def photos_without_classes(root):
     for name in CLASSES:
         for path in (root / "train" / name).iterdir():
@@ -420,9 +430,52 @@ def class_that_train_lacks(root):
 
 
 @kind(f"error     train/sky: {NO_PHOTOS}.",
-      "warning   test/sky: no such folder, so this class is not tested.", passed_over={".tif": 1})
+      "warning   test/sky: no such folder, so this class is not tested.")
 def class_without_photos(root):
-    write(root, "train/sky/scan.tif", b"?")
+    (root / "train/sky").mkdir()
+
+
+@kind(f"error     train/sky: {NO_PHOTOS}.",
+      "warning   test/sky: no such folder, so this class is not tested.", passed_over={"hidden": 1})
+def class_of_hidden_files(root):
+    write(root, "train/sky/.DS_Store", b"?")
+
+
+NOT_PHOTOS = "no JPEG, PNG or WebP photos in it, but"
+
+
+@kind(f"error     train/sky: {NOT_PHOTOS} 2 .tif files, 1 .bmp file: export them as JPEG.",
+      "warning   train: passed over 2 TIFF photos: export them as JPEG.",
+      "warning   train: passed over 1 BMP photo: export it as JPEG.",
+      "warning   test/sky: no such folder, so this class is not tested.", passed_over={".tif": 2, ".bmp": 1})
+def class_of_other_pictures(root):
+    for name in "scan.tif", "scan2.TIF", "old.bmp":
+        write(root, f"train/sky/{name}", b"?")
+
+
+@kind(f"error     train/sky: {NOT_PHOTOS} 2 .txt files, 1 .pdf file: add some, or move the folder elsewhere.",
+      "warning   test/sky: no such folder, so this class is not tested.", passed_over={".txt": 2, ".pdf": 1})
+def class_of_texts(root):
+    for name in "1.txt", "2.txt", "3.pdf":
+        write(root, f"train/sky/{name}", b"?")
+
+
+@kind("error     train: one level too high, since the class folders are in train/photos: name that.",
+      passed_over={"folder": 2})
+def folder_in_a_folder(root):
+    (root / "train").rename(root / "photos")
+    (root / "train").mkdir()
+    (root / "photos").rename(root / "train/photos")
+
+
+@kind("error     train: one level too high, since the class folders are in train/a, train/b: name that.",
+      passed_over={"folder": 4, "no suffix": 1})
+def train_and_test_in_a_folder(root):
+    (root / "train").rename(root / "a")
+    (root / "train").mkdir()
+    (root / "a").rename(root / "train/a")
+    shutil.copytree(root / "train/a", root / "train/b")
+    write(root, "train/README", b"?")
 
 
 @kind("error     test/Road: in train this class is spelt road: rename one of them.")
@@ -442,6 +495,17 @@ def classes_that_differ_by_case(root):
 def class_encoded_in_two_ways(root):
     for form in ("NFC", "NFD"):
         write(root, f"train/{unicodedata.normalize(form, 'Küste')}/{form}.jpg")
+
+
+SPACES = ("beach ", "می\u200cخواهم", "👨\u200d👩\u200d👧", "a\xa0b", "海\u3000山", "\U0001fae9", "\U0010fffd",
+          "\u200f1")
+
+
+@kind(used=2 * len(SPACES))
+def classes_with_joiners_and_spaces(root):
+    for part in "train", "test":
+        for name in SPACES:
+            write(root, f"{part}/{name}/{part} {name}.jpg")
 
 
 BAD_NAME = "a class name must be printable, without backslashes, and at most 255 bytes: rename the folder"

@@ -37,7 +37,7 @@ import safetensors.numpy
 
 from scene import files
 from scene.answer import format1
-from scene.errors import UserError, printable
+from scene.errors import UserError, is_printable, printable
 from scene.models import MODES
 from scene.nn.arrays import as_numpy
 from scene.version import VERSION
@@ -192,7 +192,7 @@ def check_types(card, number):
     if "started_from" in card and not has_types(card["started_from"], STARTED_FROM):
         raise ModelFileError("its card has a damaged started_from entry")
     for terms in card.get("terms", ""), card.get("started_from", {}).get("terms", ""):
-        if terms != "\n".join(map(printable, terms.split("\n"))):
+        if not all(map(is_printable, terms.split("\n"))):
             raise ModelFileError("its terms hold characters that cannot be shown")
 
 
@@ -245,7 +245,7 @@ def read_classes(found):
 def check_classes(classes):
     """Raises ModelFileError unless these are two or more valid and distinct class names."""
     for name in classes:
-        if not isinstance(name, str) or name != printable(name):
+        if not isinstance(name, str) or not is_printable(name):
             raise ModelFileError("its list of classes is damaged")
         if not files.is_path_component(name):
             raise ModelFileError(f"its class {name!r:.60} cannot be the name of a folder")
@@ -312,7 +312,7 @@ def sensible(name, value):
     if type(value) is int:
         return 0 <= value <= 10_000
     if type(value) is str:
-        return len(value) <= 40 and value.isprintable()
+        return len(value) <= 40 and is_printable(value)
     return type(value) is bool or type(value) is float and isfinite(value)
 
 

@@ -1,6 +1,6 @@
 """Findings about folders and photos, and the table that shows them, short even for thousands of findings.
 
-Next: folder.py
+Next: hints.py
 """
 
 import re

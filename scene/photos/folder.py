@@ -21,15 +21,15 @@ from io import BytesIO
 
 import numpy as np
 
-from scene.errors import printable
+from scene.errors import is_printable, listed, printable
 from scene.files import is_path_component
 from scene.photos import decode
 from scene.photos.findings import DataError, Finding
+from scene.photos.hints import count, no_photos, to_export
 from scene.processes import parallel_map, shared_memory
 
 TOGETHER = 8                # a process sends the results of this many photos at once
 SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
-HEIC = (".heic", ".heif")
 LEAK = "the same photo in the test and the training set"
 
 
@@ -70,11 +70,6 @@ class Photos:
     classes: list[str]
 
 
-def count(number, noun):
-    """A number with its noun: "1 photo", "2 photos"."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
-
-
 # Names
 
 
@@ -88,18 +83,28 @@ def scan(folder: str | os.PathLike) -> Listing:
         return listing
     for path in sorted(folders, key=class_name):
         scan_class(path, listing)
+    if not listing.paths and (deeper := [path for path in sorted(folders) if has_classes(path)]):
+        names = listed([printable(path) for path in deeper], 3)
+        listing.photos.clear()
+        listing.findings.clear()
+        what = f"one level too high, since the class folders are in {names}: name that"
+        listing.note("error", folder, what)
+        return listing
     for name, other in find_clashes(listing.classes):
         what = f"differs from {printable(other)} only in case: move the photos of both into one"
         listing.note("error", os.path.join(folder, name), what)
     if not folders:
-        listing.note("error", folder, "it has no class folders: make a subfolder of photos for each class")
-    if loose:
+        what = "it has no class folders: make a subfolder of photos for each class"
+        if loose:
+            what = (f"it has {count(len(loose), 'photo')}, but no class folders: make one for each class, or "
+                    "name the folder above it")
+        listing.note("error", folder, what)
+    elif loose:
         number = count(len(loose), "photo")
         what = f"passed over {number} beside the class folders: move them into their classes"
         listing.note("warning", folder, what)
-    if heic := sum(listing.passed_over[suffix] for suffix in HEIC):
-        advice = "export them as JPEG (iPhones take JPEG if their camera is set to Most Compatible)"
-        listing.note("warning", folder, f"passed over {count(heic, 'HEIC photo')}: {advice}")
+    for what in to_export(listing.passed_over):
+        listing.note("warning", folder, what)
     return listing
 
 
@@ -109,24 +114,34 @@ def scan_class(folder, listing):
     if name in listing.photos:
         what = "two folders have this name in different Unicode forms: move the photos of both into one"
         listing.note("error", folder, what)
-    if name != printable(name) or not is_path_component(name):
+    if not is_printable(name) or not is_path_component(name):
         what = "a class name must be printable, without backslashes, and at most 255 bytes: rename the folder"
         listing.note("error", folder, what)
     listing.photos.setdefault(name, [])
+    passed_over = Counter()
     try:
-        folders, photos = entries(folder, listing.passed_over)
+        folders, photos = entries(folder, passed_over)
     except OSError as error:
         listing.note("error", folder, unreadable(error))
         return
     listing.photos[name] += photos
-    if not photos:
-        what = "no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere"
-        listing.note("error", folder, what)
+    listing.passed_over.update(passed_over)
     if folders:
         listing.passed_over["folder"] += len(folders)
+    if not photos:
+        listing.note("error", folder, no_photos(passed_over, len(folders)))
+    elif folders:
         number = count(len(folders), "folder")
         what = f"passed over {number} inside the class: move their photos up into it"
         listing.note("warning", folder, what)
+
+
+def has_classes(folder):
+    """Whether there are photos in a folder's folders: then they are classes."""
+    try:
+        return any(entries(path, Counter())[1] for path in entries(folder, Counter())[0])
+    except OSError:
+        return False
 
 
 def class_name(folder):
@@ -255,6 +270,7 @@ def load(listings: list[Listing], classes: Sequence[str], size: int, findings: S
 def decode_all(paths, size, verdict):
     """Decodes photos on all cores -> pixels (N, S, S, 3), {path: SHA-256 of its pixels}, findings.
 
+    The SHA-256 of a picture of one plain colour is that of its path, so it is no duplicate of another.
     A photo that cannot be used gets no SHA-256, but a finding with this verdict.
     """
     from tqdm import tqdm
@@ -270,7 +286,9 @@ def decode_all(paths, size, verdict):
         except decode.PhotoError as error:
             return None, Finding(verdict, where, str(error))
         odd = oddity(paths[i], data, size)
-        return hashlib.sha256(pixels[i]).digest(), odd and Finding("accepted", where, odd)
+        plain = (pixels[i] == pixels[i][0, 0]).all()        # two of one colour need not be the same photo
+        digest = hashlib.sha256(os.fsencode(paths[i]) if plain else pixels[i]).digest()
+        return digest, odd and Finding("accepted", where, odd)
 
     results = parallel_map(decode_one, range(len(paths)), TOGETHER)
     results = list(tqdm(results, desc="photos", total=len(paths), leave=False, disable=None))
@@ -313,7 +331,7 @@ def find_duplicates(listings, digests):
         if owner is not listing:
             in_both_sets.append(Finding("warning", where, LEAK))
         elif name != other_name:
-            what = "the same photo in two classes: keep it in one class only"
+            what = "the same photo in two classes: move it out of one of them"
             in_two_classes.append(Finding("warning", where, what))
     if in_both_sets and is_same(listings[0].folder, listings[1].folder):
         in_both_sets = []                       # an error already, in `find_same_folders`

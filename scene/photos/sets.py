@@ -10,6 +10,7 @@ from scene import memory
 from scene.errors import UserError, listed, printable
 from scene.photos import folder
 from scene.photos.findings import table
+from scene.photos.hints import count
 
 LEAST_SIZE = 8              # pixels a side of a decoded photo
 
@@ -63,10 +64,10 @@ def say_listings(listings):
     """Prints how many photos each folder has in each class, and the files passed over."""
     for listing in listings:
         counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
-        print(f"{printable(listing.folder)}: {len(listing.paths)} photos of {len(counts)} classes: "
-              f"{listed(counts) or 'none'}")
+        print(f"{printable(listing.folder)}: {count(len(listing.paths), 'photo')} of "
+              f"{count(len(counts), 'class', 'classes')}: {listed(counts) or 'none'}")
         if listing.passed_over:
-            kinds = [f"{count} {printable(kind)}" for kind, count in sorted(listing.passed_over.items())]
+            kinds = [f"{number} {printable(kind)}" for kind, number in sorted(listing.passed_over.items())]
             print(f"  passed over: {', '.join(kinds)}")
     sys.stdout.flush()
 

@@ -19,7 +19,6 @@ import sys
 from scene import memory
 from scene.signals import Stopped, stop_on_signals
 
-
 # Control characters, ends of lines, surrogates, and what turns the direction of the text that follows.
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import signal
 import socket
 import socketserver
@@ -31,13 +32,16 @@ from scene import errors, processes  # processes first: it sets the number of BL
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.endpoint import MAX_REQUEST, Refusal
+from scene.chunked import Malformed, TooLarge, read_chunked
 from scene.errors import UserError, listed, printable
+from scene.models import DEFAULT_MODE
 
 PATH = openapi.PATH
 DOCUMENT = "/openapi.json"
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
 ROOM = 18_000_000               # bytes of all requests at a time: three of the largest
 HEADER_SECONDS = 5              # for a request's header, including the pause before it
+KEPT_SECONDS = 4                # clients are told that they may pause so long: less, so that none is cut off
 BODY_SECONDS = 10               # for its body
 GOODBYE_SECONDS = 2             # for reading on after a refusal
 
@@ -81,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         super().handle_one_request()
 
     def do_GET(self):
-        if self.path.partition("?")[0] != DOCUMENT:
+        if self.target()[0] != DOCUMENT:
             self.send_error(501)
             return
         try:
@@ -93,23 +97,35 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         try:
-            path, _, query = self.path.partition("?")
+            path, query = self.target()
             if path != PATH:
                 raise Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
             length = self.length()
             kind = self.headers.get("Content-Type", "")
             mode = dict(parse_qsl(query)).get("mode", "")
-            with self.server.room_for(length):
+            with self.server.room_for(MAX_REQUEST if length is None else length):
                 body = endpoint.received(self.body(length), kind, mode)
                 answered = self.server.answer(body, str(uuid.uuid4()))
             self.reply(*answered)
         except Refusal as refusal:
             self.refuse(refusal)
 
-    def length(self) -> int:
-        """The announced length of the body, in bytes. Raises Refusal."""
+    def target(self) -> tuple[str, str]:
+        """(path, query) of the request's address, which may be a whole URL, as proxies send it."""
+        path, _, query = self.path.partition("?")
+        if found := re.match(r"https?://[^/]*", path, re.IGNORECASE):
+            path = path[found.end():]
+        return path, query
+
+    def length(self) -> int | None:
+        """The announced length of the body, in bytes, or None if it comes in chunks. Raises Refusal."""
         lengths = {length.strip() for length in self.headers.get_all("Content-Length", [])}
-        if not lengths or "Transfer-Encoding" in self.headers:
+        if "Transfer-Encoding" in self.headers:
+            if lengths or self.headers.get_all("Transfer-Encoding") not in (["chunked"], ["Chunked"]):
+                raise Refusal("bad_request", "The body must have a Content-Length, or be chunked and not "
+                                             "compressed: send it in one of these ways.")
+            return None
+        if not lengths:
             raise Refusal("length_required",
                           "The request has no Content-Length: send the body in one piece, with its length.")
         length = lengths.pop()
@@ -119,22 +135,27 @@ class Handler(BaseHTTPRequestHandler):
             raise endpoint.request_too_large()
         return int(length)
 
-    def body(self, length: int) -> bytes:
+    def body(self, length: int | None) -> bytes:
         """The body. Raises Refusal."""
         self.incoming.wait(BODY_SECONDS)
         try:
-            body = self.rfile.read(length)
+            body = read_chunked(self.rfile, MAX_REQUEST) if length is None else self.rfile.read(length)
+        except TooLarge as error:
+            raise endpoint.request_too_large() from error
+        except Malformed as error:
+            raise Refusal("bad_request", "The chunks of the body are malformed, cut off or too many: send "
+                                         "all of it, in larger chunks.") from error
         except TimeoutError as error:
             raise Refusal("request_timeout",
                           f"The body took longer than {BODY_SECONDS} seconds: send it faster.") from error
-        if len(body) < length:
+        if len(body) < (length or 0):
             raise Refusal("bad_request", "The body is shorter than its Content-Length: send all of it.")
         return body
 
     def send_error(self, status, message=None, explain=None):
         """Called by the standard library when it refuses a request: any but a POST, or a malformed one."""
         self.request_version = self.protocol_version        # even if the request named none
-        if status == 501 and self.path.partition("?")[0] == PATH:
+        if status == 501 and self.target()[0] == PATH:
             refusal = Refusal("method_not_allowed", "This method is not supported: send a POST.")
         elif status == 501:
             refusal = Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
@@ -174,6 +195,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(*header)
         if self.close_connection:
             self.send_header("Connection", "close")
+        else:
+            self.send_header("Keep-Alive", f"timeout={KEPT_SECONDS}")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
@@ -198,6 +221,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.worker = ThreadPoolExecutor(1)
         self.room = ROOM
         self.lock = threading.Lock()
+        host, port = address
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        families = [family for family, *_ in found]
+        self.address_family = min(families, key=lambda family: family != socket.AF_INET)    # IPv4 if both
         super().__init__(address, Handler)
 
     def find_model(self, mode: str) -> Classifier:
@@ -281,11 +308,13 @@ def run(options):
         raise UserError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}. "
                         "Choose others with --host and --port.") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    url = "http://{}:{}{}".format(*server.server_address, PATH)
+    host, port, *_ = server.server_address
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
     known = "; ".join(f"{mode}: {listed(model.classes)}" for mode, model in models.items())
     print(f"Scene answers at {url} ({known}). Ctrl-C stops it. To try it:\n")
     photo = "\"$(base64 < photo.jpg | tr -d '\\n')\""
-    print(f"""  printf '{{"mode": "{next(iter(models))}", "imageBase64": "%s"}}' {photo} | """
+    mode = DEFAULT_MODE if DEFAULT_MODE in models else next(iter(models))
+    print(f"""  printf '{{"mode": "{mode}", "imageBase64": "%s"}}' {photo} | """
           f"curl -sS --data-binary @- {url}\n", flush=True)
     with server:
         server.serve_forever()

@@ -91,6 +91,17 @@ def test_base64_as_people_have_it(change, ask):
     assert ask({"mode": "CNN", "imageBase64": text})[:2] == ask(body())[:2]
 
 
+def test_json_with_a_byte_order_mark(ask):
+    assert ask(b"\xef\xbb\xbf" + body())[:2] == ask(body())[:2]
+
+
+@pytest.mark.parametrize("mode", [*MODES, *map(str.lower, MODES), *map(str.title, MODES)])
+def test_modes_in_any_case(mode, ask):
+    _, answer, entry = ask(body(mode))
+    assert answer["mode"] == entry["mode"] == mode.upper()
+    assert ask(endpoint.Photo(OCEAN, mode))[1]["probabilities"] == answer["probabilities"]
+
+
 # Refusals
 
 
@@ -109,7 +120,7 @@ REFUSED = {
     "Infinity": (b"-Infinity", "not_json"),
     "not UTF-8": (b'{"mode": "\xff"}', "not_json"),
     "UTF-16": (body().decode().encode("utf-16"), "not_json"),
-    "a byte order mark": (b"\xef\xbb\xbf" + body(), "not_json"),
+    "two byte order marks": (2 * b"\xef\xbb\xbf" + body(), "not_json"),
     "deep lists": (b"[" * DEEP + b"]" * DEEP, "not_json"),
     "deep objects": (b'{"mode":' * DEEP + b"1" + b"}" * DEEP, "not_json"),
     "a huge number": (b"1" * 5000, "not_json"),
@@ -124,7 +135,8 @@ REFUSED = {
     "a mode that is a number": (fields(mode=1), "wrong_type"),
     "a photo that is a list": (fields(image=[1]), "wrong_type"),
     "a photo that is null": (fields(image=None), "wrong_type"),
-    "a mode in small letters": (fields("cnn"), "bad_mode"),
+    "a mode with a space": (fields("CNN "), "bad_mode"),
+    "a mode in letters that are only upper case like it": (fields("ｃｎｎ"), "bad_mode"),
     "a mode that is a surrogate": (b'{"mode": "\\ud800", "imageBase64": ""}', "bad_mode"),
     "a character that base64 lacks": (fields(image="AA*A"), "bad_base64"),
     "base64 for URLs": (fields(image="_-_-"), "bad_base64"),
@@ -139,7 +151,10 @@ REFUSED = {
     "zeros": (body(data=bytes(1000)), "not_a_photo"),
     "a web page": (body(data=b"<html>"), "not_a_photo"),
     "a WebP": (body(data=b"RIFF\4\0\0\0WEBP"), "not_a_photo"),
+    "a JPEG of 12 bits": (
+        body(data=OCEAN.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c")), "not_a_photo"),
     "truncated": (body(data=OCEAN[:2000]), "damaged_photo"),
+    "a hole": (body(data=OCEAN[:-1500] + bytes(1000) + OCEAN[-500:]), "damaged_photo"),
     "damaged": (body(data=png(Image.new("RGB", (9, 9))).replace(b"IDAT", b"IDAX")), "damaged_photo"),
     "too many bytes": (body(data=OCEAN + bytes(4_400_000)), "photo_too_large"),
     "too many bytes of no photo": (body(data=bytes(4_400_001)), "photo_too_large"),

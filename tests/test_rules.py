@@ -22,7 +22,7 @@ ALLOWED = {
     "arange", "asarray", "empty", "empty_like", "from_numpy", "rand", "randint", "randperm", "tensor", "tile",
     "zeros", "zeros_like",
     # elementwise, reductions, products
-    "add", "addcmul", "addmm", "amax", "concatenate", "eq", "exp", "matmul", "maximum", "mean",
+    "add", "addcmul", "addmm", "amax", "concatenate", "eq", "exp", "matmul", "maximum", "mean", "ne",
     "moveaxis", "sqrt", "sum", "where",
     # the machine
     "Generator", "Tensor", "bfloat16", "cpu", "cpu.get_capabilities", "cuda", "cuda.is_available",

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openapi_spec_validator
 import pytest
 
+import scene.serve
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import Classifier
 from scene.models import MODES
@@ -144,6 +145,66 @@ def test_a_line_of_log_for_each_request(server):
     assert base64.b64encode(OCEAN).decode()[:40] not in server.log.read_text()
 
 
+def chunked(data, encoding="chunked"):
+    """The bytes of a POST whose body is these chunks."""
+    head = f"POST /get_scene HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: {encoding}\r\n\r\n"
+    return head.encode() + data
+
+
+@pytest.mark.parametrize("sizes, trailers", [
+    ([len(GOOD)], b""), ([1, 2, 3], b""), ([1000] * 3, b"X-Checksum: 5\r\nY: z\r\n"), ([5000], b"")])
+def test_a_body_in_chunks(sizes, trailers, server):
+    """On a connection that goes on: the next request begins where the chunks end."""
+    data = b""
+    rest = GOOD
+    for size in [*sizes, len(GOOD)]:
+        piece, rest = rest[:size], rest[size:]
+        if piece:
+            data += b"%X;name=value\r\n%b\r\n" % (len(piece), piece)
+    data += b"0\r\n" + trailers + b"\r\n"
+    status, _, answer, rest = server.send(chunked(data) + request("Connection: close\r\n", b"[]"))
+    assert status == 200 and answer["probabilities"] == server.ask()[1]["probabilities"]
+    assert rest.startswith(b"HTTP/1.1 400 ") and b'"not_an_object"' in rest
+
+
+def test_slow_chunks(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(chunked(b"5\r\nhe"))
+        assert receive(connection)[0] == 408
+    assert hasty.ask()[0] == 200
+
+
+@pytest.mark.parametrize("start", ["http://127.0.0.1:8000", "HTTP://here", "https://proxy.example:1"])
+def test_a_whole_address(start, server):
+    photo = request("Content-Type: image/png\r\n", OCEAN)
+    for data, path in (request(), "/get_scene"), (photo, "/get_scene?mode=cnn"):
+        data = data.replace(b"/get_scene", f"{start}{path}".encode(), 1) + b"GET / HTTP/1.1\r\n\r\n"
+        status, _, answer, _ = server.send(data)
+        assert status == 200 and answer["mode"] == "CNN"
+
+
+def test_it_says_how_long_it_waits_for_the_next_request(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("POST", "/get_scene", GOOD)
+    response = connection.getresponse()
+    response.read()
+    assert response.headers["Keep-Alive"] == "timeout=4" and scene.serve.HEADER_SECONDS > 4
+    connection.request("POST", "/", GOOD)
+    assert "Keep-Alive" not in connection.getresponse().headers
+    connection.close()
+
+
+@pytest.mark.parametrize("host, shown", [("::1", "[::1]"), ("localhost", "127.0.0.1"), ("", "0.0.0.0")])
+def test_addresses_to_listen_on(host, shown, paths, tmp_path):
+    server = Server(tmp_path, "--model", paths["FCNN"], paths["CNN"], "--host", host)
+    assert f"http://{shown}:{server.port}/get_scene" in server.greeting
+    assert '{"mode": "CNN"' in server.greeting              # the better model, whatever the order
+    with socket.create_connection(("::1" if ":" in host else "127.0.0.1", server.port)) as connection:
+        connection.sendall(request("Connection: close\r\n"))
+        assert receive(connection)[0] == 200
+    assert server.stop() == 143
+
+
 # Refusals
 
 
@@ -151,13 +212,31 @@ CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 REFUSED = {
     "another path": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
     "another path and method": (b"GET /favicon.ico HTTP/1.1\r\n\r\n", 404, "not_found"),
+    "a whole address of another path": (
+        b"POST http://here/elsewhere HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
+    "a whole address without a path": (
+        b"POST http://here HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
+    "GET of a whole address": (b"GET http://here/get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "GET": (b"GET /get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "the document, asked with a body": (
         b"GET /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "bad_request"),
     "the document, posted": (b"POST /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 404, "not_found"),
     "a new method": (b"BREW /get_scene?milk HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "no length": (b"POST /get_scene HTTP/1.1\r\n\r\n" + GOOD, 411, "length_required"),
-    "chunked": (request("Transfer-Encoding: chunked\r\n", CHUNKS), 411, "length_required"),
+    "chunked, with a length": (request("Transfer-Encoding: chunked\r\n", CHUNKS), 400, "bad_request"),
+    "chunked and compressed": (chunked(CHUNKS, "gzip, chunked"), 400, "bad_request"),
+    "chunked twice": (chunked(CHUNKS, "chunked\r\nTransfer-Encoding: chunked"), 400, "bad_request"),
+    "a chunk without a size": (chunked(b"hello\r\n0\r\n\r\n"), 400, "bad_request"),
+    "a chunk of a negative size": (chunked(b"-5\r\nhello\r\n0\r\n\r\n"), 400, "bad_request"),
+    "a chunk longer than its size": (chunked(b"4\r\nhello\r\n0\r\n\r\n"), 400, "bad_request"),
+    "a chunk that ends too early": (chunked(b"99\r\nhello\r\n0\r\n\r\n"), 400, "bad_request"),
+    "chunks without an end": (chunked(b"5\r\nhello\r\n"), 400, "bad_request"),
+    "trailers without an end": (chunked(b"0\r\n" + b"X: a\r\n" * 101), 400, "bad_request"),
+    "too many chunks": (chunked(b"1\r\n \r\n" * 20_001 + b"0\r\n\r\n"), 400, "bad_request"),
+    "too large a chunk": (chunked(b"5b8d81\r\n"), 413, "photo_too_large"),
+    "chunks that are too large together": (
+        chunked((b"2dc6c1\r\n" + bytes(3_000_001) + b"\r\n") * 2), 413, "photo_too_large"),
+    "a size too long to read": (chunked(b"0" * 2000), 400, "bad_request"),
     "two lengths": (request("Content-Length: 5\r\n"), 400, "bad_request"),
     "a negative length": (request(length=-1), 400, "bad_request"),
     "a length in words": (request(length="many"), 400, "bad_request"),

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from scene.answer.classifier import Classifier
-from scene.models import MODES
-from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, check_bytes, decode, find_format
+from scene.models import DEFAULT_MODE, MODES
+from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
 
 MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
 MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
@@ -137,19 +137,22 @@ def read(body, entry: dict) -> tuple[str, bytes]:
 def read_mode(mode: str) -> str:
     """The mode in the query of a Photo. Raises Refusal."""
     if not mode:
-        raise Refusal("missing_field", f"The mode is missing: add ?mode={next(iter(MODES))} to the address.")
+        raise Refusal("missing_field", f"The mode is missing: add ?mode={DEFAULT_MODE} to the address.")
     return check_mode(mode)
 
 
 def check_mode(mode: str) -> str:
-    """The mode, if there is such a one. Raises Refusal."""
-    if mode not in MODES:
+    """The mode, in upper or lower case, if there is such a one. Raises Refusal."""
+    if not mode.isascii() or mode.upper() not in MODES:
         raise Refusal("bad_mode", f"The field mode must be one of {', '.join(MODES)}.")
-    return mode
+    return mode.upper()
 
 
 def parse(body: bytes) -> object:
-    """JSON text in UTF-8 -> its value. Raises Refusal, also for duplicate names, NaN and Infinity."""
+    """JSON text in UTF-8 -> its value. Raises Refusal, also for duplicate names, NaN and Infinity.
+
+    A byte order mark, which some editors and PowerShell write, is ignored.
+    """
     def unique(pairs):
         if len(dict(pairs)) < len(pairs):
             raise ValueError("an object has a duplicate name")
@@ -163,7 +166,7 @@ def parse(body: bytes) -> object:
     if body.count(b",") > MOST_COMMAS:
         raise Refusal("unknown_field", "The body has unknown fields: send mode and imageBase64 only.")
     try:
-        return json.loads(body.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise Refusal("not_json", "The body is not JSON in UTF-8: send an object with the fields mode "
                                   "and imageBase64.") from error
@@ -205,16 +208,11 @@ def read_base64(text: str) -> bytes:
 def decode_photo(data: bytes, size: int) -> np.ndarray:
     """photos.decode within the REMOTE limits, with a code for each kind of failure. Raises Refusal."""
     try:
-        check_bytes(len(data), REMOTE)
-        find_format(data, REMOTE.formats)
-    except PhotoTooLarge as error:
-        raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
-    except PhotoError as error:
-        raise Refusal("not_a_photo", f"This is {error}.") from error
-    try:
         return decode(data, size, REMOTE)
     except PhotoTooLarge as error:
         raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
+    except UnsupportedPhoto as error:
+        raise Refusal("not_a_photo", f"This is {error}.") from error
     except PhotoError as error:
         raise Refusal("damaged_photo", f"The photo is {error}: send the whole, undamaged file.") from error
 

@@ -41,6 +41,7 @@ PARTS = [                   # imports, in the order of Lambda and get_scene.py
     "safetensors.numpy",
     "scene.answer.endpoint, get_scene",
 ]
+ROUNDING = 1e-3             # between float32 kernels: with AVX-512 and native BLAS, answers are 2e-4 apart
 OURS = "ours, Python 3.13"
 ONNX = "onnxruntime, Python 3.13"
 OURS_HERE = "ours, this Python"
@@ -98,7 +99,7 @@ def race(functions, event, rounds):
                 results[name].append(result)
     answers = [answer for name in functions for *_, answer in results[name]]
     for answer in answers:
-        same = all(abs(answer[name] - answers[0][name]) < 1e-4 for name in CLASSES)
+        same = all(abs(answer[name] - answers[0][name]) < ROUNDING for name in CLASSES)
         assert same, f"{answer} is not {answers[0]}"
     medians = {}
     for name, rows in results.items():

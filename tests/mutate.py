@@ -1,12 +1,12 @@
 """Mutation testing: does a test notice when a line is wrong?
 
-    python -m tests.mutate MODULE TESTS... [--minutes 10]
+    python -m tests.mutate MODULE TESTS... [--only EXPRESSION] [--minutes 10]
 
 For example `python -m tests.mutate scene/nn/norm.py tests/nn/test_norm.py tests/nn/test_laws.py`. Changes one
 thing in the module at a time (an operator, a comparison, a constant, a condition, a default), in a copy of
-the checkout, and runs the tests, which stop at the first failure. A mutant that no test kills is printed: a
-test is missing, or the change makes no difference. Mutants come in random order, the same every time, until
-the time is up.
+the checkout, and runs the tests, which stop at the first failure. Each mutant has a process of its own,
+forked from one that has imported torch already. A mutant that no test kills is printed: a test is missing, or
+the change makes no difference. Mutants come in random order, the same every time, until the time is up.
 """
 
 import argparse
@@ -15,13 +15,18 @@ import copy
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import hypothesis  # noqa: F401  it and torch take seconds to import: once here, and not in every fork
+import pytest
+import torch  # noqa: F401
+
 ROOT = Path(__file__).parent.parent
+LONGEST = 120               # seconds for the tests of one mutant
 SWAPPED = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
@@ -73,14 +78,34 @@ def copy_checkout(folder):
 
 
 def survives(folder, tests):
-    """Whether all tests pass in the copy. A time-out counts as a failure."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return False
-    return result.returncode == 0
+    """Whether all tests pass in the copy, in a forked process. A time-out counts as a failure."""
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        os._exit(run_tests(folder, tests))
+    end = time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def run_tests(folder, tests):
+    """Runs pytest on the copy, in this process, which has not imported anything of Scene yet."""
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    sys.path[:] = [str(folder), *(path for path in sys.path if path not in ("", str(ROOT)))]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "scene")]:
+        del sys.modules[name]
+    with open(os.devnull, "r+b") as nothing:
+        for stream in 0, 1, 2:
+            os.dup2(nothing.fileno(), stream)
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
 def run(module, tests, minutes):
@@ -114,5 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("module", metavar="MODULE", help="the file to change, scene/nn/norm.py say")
     parser.add_argument("tests", metavar="TESTS", nargs="+", help="the tests to run on each mutant")
     parser.add_argument("--minutes", metavar="N", type=float, default=10, help="when to stop (default: 10)")
+    parser.add_argument("--only", metavar="EXPRESSION", help="of the tests, those that pytest -k selects")
     options = parser.parse_args()
-    run(options.module, options.tests, options.minutes)
+    run(options.module, [*options.tests, *(["-k", options.only] if options.only else [])], options.minutes)

@@ -1,5 +1,6 @@
 """The loop, alone and as a team: the same seed, the same bytes."""
 
+import io
 import os
 import re
 import signal
@@ -30,7 +31,7 @@ from scene.nn.loss import CrossEntropy
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
 from scene.nn.pool import GlobalAveragePool
-from scene.processes import WorkerError, WorkerKilled
+from scene.processes import WorkerError, WorkerKilled, parallel_map
 from scene.signals import Stopped
 from tests.jobs import alive, make_settings, photos
 
@@ -151,6 +152,32 @@ def test_without_a_terminal_an_epoch_is_a_line(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert "loss" in lines[0] and "training accuracy" in lines[0]
+
+
+def test_the_line_of_an_epoch_is_seen_when_the_epoch_ends(monkeypatch):
+    """Also where the output is a pipe or a file, which Python does not flush by itself."""
+    pipe = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(pipe, write_through=False))
+    with Progress(2, 8) as progress:
+        for epoch in 1, 2:
+            progress.start_epoch(epoch)
+            progress.add(8, 4.0, 6)
+            progress.end_epoch()
+            assert pipe.getvalue().decode().splitlines()[-1].startswith(f"epoch {epoch}/2: loss 0.5")
+
+
+def test_nothing_is_forked_on_a_mac(monkeypatch):
+    """Where a forked process may not use the BLAS library: training and photos take one process."""
+    both = []
+    for platform in "darwin", "linux":
+        monkeypatch.setattr("sys.platform", platform)
+        monkeypatch.setattr("scene.processes.cores", lambda: 2)
+        if platform == "darwin":
+            monkeypatch.setattr("os.fork", lambda: pytest.fail("forked"))
+        both.append(trained(epochs=1))
+        assert list(parallel_map(lambda i: i * i, range(20))) == [i * i for i in range(20)]
+        monkeypatch.undo()
+    assert torch.equal(both[0].params, both[1].params)
 
 
 def team(processes, monkeypatch, learn=None):
@@ -307,6 +334,29 @@ def test_a_small_start_trains_residual_bodies_later(monkeypatch):
     opened = [i / 8 >= STAGES[0].until for i in range(1, 7)]
     assert moved == [body if late else set() for late in opened] and set(opened) == {False, True}
     assert not torch.equal(seen[1]["1.w"], seen[2]["1.w"])
+
+
+def test_a_start_from_a_teacher_has_its_answers_at_step_0(monkeypatch):
+    """Without a small start, no residual body is silenced: that would throw away what the teacher knows."""
+    pixels, labels = photos(n=24)
+    settings = make_settings(epochs=1, learning_rate=0.1, batch_size=8, small_start=True)
+    teacher = CNN(3, 16)
+    train(teacher, pixels, labels, settings)
+    seen = []
+    step = Solo.step
+
+    def watch(team, *arguments):
+        seen.append(Sequential(*team.network.layers[:-1]).forward(pixels).clone())
+        return step(team, *arguments)
+
+    monkeypatch.setattr(Solo, "step", watch)
+    network = CNN(3, 16)
+    train(network, pixels, labels, replace(settings, small_start=False), teacher)
+    knows = Sequential(*teacher.layers[:-1]).forward(pixels)
+    torch.testing.assert_close(seen[0], knows)
+    assert abs(seen[1] - knows).max() > 1e-3                        # which training then changes
+    gains = [abs(array).mean() for name, array in network.arrays().items() if name.endswith("body.4.w")]
+    assert gains and min(gains) > 0.1
 
 
 def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():

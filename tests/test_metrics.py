@@ -77,3 +77,15 @@ def test_description_of_many_classes_names_the_most_common_mistakes():
     assert text.endswith(
         "Most common mistakes:\n     2 x class 3 taken for class 7\n     1 x class 5 taken for class 6")
     assert "Top-3 accuracy: " in text
+
+
+@pytest.mark.parametrize("kinds", [3, 10, 11, 30])
+def test_at_most_ten_mistakes_are_listed_the_most_common_first(kinds):
+    """Of 40 classes, each of some taken for the next one: the first once, the second twice, and so on."""
+    matrix = np.zeros((40, 40), int)
+    for i in range(kinds):
+        matrix[i, i + 1] = i + 1
+    matrix[39, 39] = 1000                       # right answers are no mistakes
+    title, *lines = metrics.describe_confusion(matrix.tolist(), [f"c{i}" for i in range(40)], 5)
+    assert title == "Most common mistakes:"
+    assert lines == [f"{i + 1:6} x c{i} taken for c{i + 1}" for i in range(kinds - 1, -1, -1)][:10]

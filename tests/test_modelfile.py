@@ -74,6 +74,11 @@ def test_what_is_saved_is_loaded_with_the_same_logits(mode, tmp_path):
     np.testing.assert_array_equal(loaded.forward(torch.from_numpy(pixels)).numpy(), z)
 
 
+@pytest.mark.parametrize("size, good", [(7, False), (8, True), (1024, True), (1025, False), (True, False)])
+def test_image_sizes_that_a_model_may_have(size, good):
+    assert modelfile.sensible("image_size", size) == good
+
+
 def test_the_same_model_is_the_same_bytes(data, tmp_path):
     for name in "ab":
         modelfile.save(tmp_path / name, NETWORK, dict(reversed(card_of(NETWORK, **OPTIONAL).items())))
@@ -183,6 +188,8 @@ EDITS = [
     ({"sha256": None}, "do not match its SHA-256"),
     (architecture(image_size=0), "its architecture is damaged"),
     (architecture(image_size=-8), "its architecture is damaged"),
+    (architecture(image_size=7), "its architecture is damaged"),
+    (architecture(image_size=1025), "its architecture is damaged"),
     (architecture(image_size=8.0), "its architecture is damaged"),
     (architecture(image_size=None), "its architecture is damaged"),
     (architecture(image_size=10**30), "its architecture is damaged"),

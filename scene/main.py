@@ -88,7 +88,7 @@ def test(classifier, path, photos, findings):
     with modelfile.named(path):
         probabilities = classifier.probabilities(photos.pixels, processes.parallel_map)
     report = {"mode": classifier.mode, **metrics.evaluate(photos.labels, probabilities, classifier.classes)}
-    return report | {"leaks": folder.count_leaks(findings),
+    return report | {**folder.count_leaks(findings),
                      "findings": [finding._asdict() for finding in findings],
                      "model": {"path": path, "sha256": classifier.sha256}}
 

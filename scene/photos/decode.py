@@ -7,10 +7,12 @@ pixels before it has checked how many there are.
 Next: jpeg.py
 """
 
+import math
 import os
 import re
 import stat
 import warnings
+from datetime import datetime
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -26,6 +28,9 @@ from scene.photos.profile import to_srgb
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ORIENTATION = 0x0112        # the EXIF tag for how the camera was held, 1 to 8
+EXIF = 0x8769               # where EXIF keeps the tags about taking the photo
+TAKEN = 0x9003              # of these: when
+CHANGED = 0x0132            # when the file was made: not all photos have TAKEN
 TURN = {                    # the transposition that makes a photo upright (1 already is)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -276,3 +281,14 @@ def find_turn(image):
         return TURN.get(image.getexif().get(ORIENTATION))
     except Exception:       # EXIF is broken, but the pixels may be fine
         return None
+
+
+def find_time(data: bytes) -> float:
+    """When the photo was taken, as its EXIF says, in seconds since some moment, or NaN if it does not say."""
+    try:
+        exif = Image.Exif()
+        exif.load(open_image(BytesIO(data), find_format(data, LOCAL.formats)).info.get("exif", b""))
+        found = exif.get_ifd(EXIF).get(TAKEN) or exif.get(TAKEN) or exif.get(CHANGED)
+        return datetime.strptime(found[:19], "%Y:%m:%d %H:%M:%S").timestamp()
+    except Exception:       # as in `find_turn`
+        return math.nan

@@ -15,15 +15,16 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 
 from scene.errors import is_printable, listed, printable
 from scene.files import is_path_component
-from scene.photos import decode
+from scene.photos import decode, duplicates
 from scene.photos.findings import DataError, Finding
 from scene.photos.hints import count, no_photos, to_export
 from scene.processes import parallel_map, shared_memory
@@ -31,6 +32,7 @@ from scene.processes import parallel_map, shared_memory
 TOGETHER = 8                # a process sends the results of this many photos at once
 SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
 LEAK = "the same photo in the test and the training set"
+NEAR_LEAK = "nearly the same photo in the test and the training set"
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Photos:
-    """Decoded photos: pixels (N, S, S, 3) uint8, labels (N,) int64 that index `classes`, and N paths."""
+    """Decoded photos: pixels (N, S, S, 3) uint8, labels (N,) int64 that index `classes`, and N paths.
+
+    groups: (N,) int64, equal for photos that belong together: copies, near-copies and bursts.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
     paths: list[str]
     classes: list[str]
+    groups: np.ndarray | None = None
 
 
 # Names
@@ -241,50 +247,75 @@ def check_test(classes: Sequence[str], test: Listing, owner: str = "the model") 
 
 
 def load(listings: list[Listing], classes: Sequence[str], size: int, findings: Sequence[Finding] = (),
-         skip_bad: bool = False) -> tuple[list[Photos], list[Finding]]:
+         skip_bad: bool = False, divide: Callable | None = None) -> tuple[list[Photos], list[Finding]]:
     """Decodes the photos of each listing to size x size pixels. Returns them with all findings, old and new.
 
     A label is the index of the photo's class in `classes`. `skip_bad` leaves out photos that cannot be used.
-    Raises DataError if any finding is an error.
+    divide(listing, groups) divides a single listing into those of TRAIN and TEST, as photos/split.py does,
+    and returns them with its findings. Raises DataError if any finding is an error.
     """
     paths = [path for listing in listings for path in listing.paths]
-    pixels, digests, noticed = decode_all(paths, size, "skipped" if skip_bad else "error")
-    findings = [*findings, *noticed, *find_duplicates(listings, digests)]
-    usable = [path in digests for path in paths]
-    if skip_bad and not all(usable):
-        pixels = close_up(pixels, usable)
-        listings = [leave_out(listing, digests, findings) for listing in listings]
+    names = [name for listing in listings for name, photos in listing.photos.items() for _ in photos]
+    pixels, pictures, times, digests, noticed = decode_all(paths, size, "skipped" if skip_bad else "error")
+    findings = [*findings, *noticed]
+    copies = duplicates.find_groups(digests, pictures)
+    groups = duplicates.join_bursts(copies, names, times)
+    known = {path: Known(i, digests[i], copies[i], groups[i]) for i, path in enumerate(paths) if digests[i]}
+    if skip_bad and len(known) < len(paths):
+        listings = [leave_out(listing, known, findings) for listing in listings]
+    if divide and not any(finding.verdict == "error" for finding in findings):
+        listings, noticed = divide(listings[0], {path: photo.group for path, photo in known.items()})
+        findings += noticed
+    findings += find_duplicates(listings, known)
     if any(finding.verdict == "error" for finding in findings):
-        raise DataError(findings, 0 if skip_bad else usable.count(False))
+        raise DataError(findings, 0 if skip_bad else len(paths) - len(known))
 
+    pixels = rearrange(pixels, [known[path].index for listing in listings for path in listing.paths])
     sets = []
     start = 0
     for listing in listings:
         labels = [classes.index(name) for name, photos in listing.photos.items() for _ in photos]
+        groups = np.array([known[path].group for path in listing.paths], np.int64)
         end = start + len(labels)
-        sets.append(Photos(pixels[start:end], np.array(labels, np.int64), listing.paths, list(classes)))
+        labels = np.array(labels, np.int64)
+        sets.append(Photos(pixels[start:end], labels, listing.paths, list(classes), groups))
         start = end
     return sets, findings
 
 
-def decode_all(paths, size, verdict):
-    """Decodes photos on all cores -> pixels (N, S, S, 3), {path: SHA-256 of its pixels}, findings.
+class Known(NamedTuple):
+    """What `load` knows of a usable photo."""
 
-    The SHA-256 of a picture of one plain colour is that of its path, so it is no duplicate of another.
-    A photo that cannot be used gets no SHA-256, but a finding with this verdict.
+    index: int          # of its pixels
+    digest: bytes       # the SHA-256 of its pixels
+    copies: int         # the first photo among its copies
+    group: int          # the first photo among its copies and the bursts that it belongs to
+
+
+def decode_all(paths, size, verdict):
+    """Decodes photos on all cores. Returns, for N of them:
+
+    pixels (N, S, S, 3), small pictures (N, SIDE, SIDE), times (N,), the SHA-256 of each photo's pixels, and
+    findings. The SHA-256 of a picture of one plain colour is that of its path, so it is no duplicate of
+    another. A photo that cannot be used has None for a SHA-256, and a finding with this verdict.
     """
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0       # a thread of its own, which a process that forks had better not have
     pixels = shared_memory((len(paths), size, size, 3), np.uint8)
+    pictures = shared_memory((len(paths), duplicates.SIDE, duplicates.SIDE), np.uint8)
+    times = shared_memory((len(paths),), np.float64)
 
     def decode_one(i):
         where = printable(paths[i])
         try:
             data = decode.read(paths[i])
             pixels[i] = decode.decode(data, size)
+            large = pixels[i] if size >= duplicates.SIDE else decode.decode(data, duplicates.SIDE)
         except decode.PhotoError as error:
             return None, Finding(verdict, where, str(error))
+        pictures[i] = duplicates.shrink(large)
+        times[i] = decode.find_time(data)
         odd = oddity(paths[i], data, size)
         plain = (pixels[i] == pixels[i][0, 0]).all()        # two of one colour need not be the same photo
         digest = hashlib.sha256(os.fsencode(paths[i]) if plain else pixels[i]).digest()
@@ -292,17 +323,26 @@ def decode_all(paths, size, verdict):
 
     results = parallel_map(decode_one, range(len(paths)), TOGETHER)
     results = list(tqdm(results, desc="photos", total=len(paths), leave=False, disable=None))
-    digests = {path: digest for path, (digest, _) in zip(paths, results, strict=True) if digest}
-    return pixels, digests, [finding for _, finding in results if finding]
+    digests = [digest for digest, _ in results]
+    return pixels, pictures, times, digests, [finding for _, finding in results if finding]
 
 
-def close_up(pixels, usable):
-    """The usable photos alone, moved together in place: there may be no memory for a copy of them."""
-    kept = np.flatnonzero(usable)
-    for to, i in enumerate(kept):
-        if to != i:
-            pixels[to] = pixels[i]
-    return pixels[:len(kept)]
+def rearrange(pixels, order):
+    """pixels[order], in place: there may be no memory for a copy. The order names no photo twice."""
+    everything = np.concatenate([order, np.setdiff1d(np.arange(len(pixels)), order)]).astype(np.int64)
+    moved = everything == np.arange(len(pixels))
+    for start in np.flatnonzero(~moved):
+        if moved[start]:
+            continue
+        first = pixels[start].copy()
+        to = start
+        while everything[to] != start:              # a cycle: each photo goes where the one before came from
+            pixels[to] = pixels[everything[to]]
+            moved[to] = True
+            to = everything[to]
+        pixels[to] = first
+        moved[to] = True
+    return pixels[:len(order)]
 
 
 def oddity(path, data, size):
@@ -318,39 +358,50 @@ def oddity(path, data, size):
     return None
 
 
-def find_duplicates(listings, digests):
-    """Findings on duplicates in TRAIN and TEST, or in two classes. Within a class they do no harm."""
+def find_duplicates(listings, known):
+    """Findings on copies in TRAIN and TEST, or in two classes. Within a class they do no harm."""
     first = {}
-    in_both_sets = []
+    first_alike = {}
+    leaks = []
     in_two_classes = []
-    photos = [(listing, name, path) for listing in listings
-              for name, paths in listing.photos.items() for path in paths if path in digests]
-    for listing, name, path in photos:
-        owner, other_name, other = first.setdefault(digests[path], (listing, name, path))
-        where = f"{printable(path)} and {printable(other)}"
-        if owner is not listing:
-            in_both_sets.append(Finding("warning", where, LEAK))
-        elif name != other_name:
-            what = "the same photo in two classes: move it out of one of them"
-            in_two_classes.append(Finding("warning", where, what))
-    if in_both_sets and is_same(listings[0].folder, listings[1].folder):
-        in_both_sets = []                       # an error already, in `find_same_folders`
-    if in_both_sets:
-        train, test = listings
-        number = f"{len(in_both_sets)} of {count(len(test.paths), 'photo')}"
-        what = f"{number} also in {printable(train.folder)}, so the accuracy will be too high"
-        in_both_sets.insert(0, Finding("warning", printable(test.folder), what))
-    return in_both_sets + in_two_classes
+    for photo in ((listing, name, path) for listing in listings
+                  for name, paths in listing.photos.items() for path in paths if path in known):
+        listing, name, path = photo
+        others = [(first.setdefault(known[path].digest, photo), "the same photo", LEAK),
+                  (first_alike.setdefault(known[path].copies, photo), "nearly the same photo", NEAR_LEAK)]
+        for (owner, other_name, other), what, leak in others:
+            where = f"{printable(path)} and {printable(other)}"
+            if owner is not listing:
+                leaks.append(Finding("warning", where, leak))
+                break
+            if name != other_name:
+                what = f"{what} in two classes: move it out of one of them"
+                in_two_classes.append(Finding("warning", where, what))
+                break
+    if leaks and is_same(listings[0].folder, listings[1].folder):
+        leaks = []                              # an error already, in `find_same_folders`
+    return [*sum_up(leaks, listings), *leaks, *in_two_classes]
 
 
-def count_leaks(findings: Sequence[Finding]) -> int:
-    """How many photos of TEST are in TRAIN, too."""
-    return sum(finding.what == LEAK for finding in findings)
+def sum_up(leaks, listings):
+    """Findings on TEST: how many of its photos are in TRAIN, or nearly."""
+    for leak, how in (LEAK, "also in"), (NEAR_LEAK, "near-copies of photos in"):
+        if number := sum(finding.what == leak for finding in leaks):
+            train, test = listings
+            share = f"{number} of {count(len(test.paths), 'photo')}"
+            what = f"{share} {how} {printable(train.folder)}, so the accuracy will be too high"
+            yield Finding("warning", printable(test.folder), what)
 
 
-def leave_out(listing, digests, findings):
-    """The listing without photos that have no digest. Adds an error for each class that loses all photos."""
-    photos = {name: [path for path in paths if path in digests] for name, paths in listing.photos.items()}
+def count_leaks(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many photos of TEST are in TRAIN, too, and how many others are near-copies of photos in TRAIN."""
+    return {"leaks": sum(finding.what == LEAK for finding in findings),
+            "near_leaks": sum(finding.what == NEAR_LEAK for finding in findings)}
+
+
+def leave_out(listing, known, findings):
+    """The listing without photos that are not known. Adds an error for each class that loses all photos."""
+    photos = {name: [path for path in paths if path in known] for name, paths in listing.photos.items()}
     for name, paths in listing.photos.items():
         if paths and not photos[name]:
             where = printable(os.path.join(listing.folder, name))

@@ -1,9 +1,11 @@
 """Train a network on folders of photos, test it, save it.
 
+    python -m scene.main PHOTOS MODE
     python -m scene.main TRAIN TEST MODE
 
-TRAIN and TEST hold a folder of photos for each class. Start reading at `run`. Its steps follow, and then the
-options of the command. photos/sets.py reads the photos, and learn/run.py trains.
+Each folder holds a folder of photos for each class. PHOTOS is divided into TRAIN and TEST. Start reading at
+`run`. Its steps follow, and then the options of the command. photos/sets.py reads the photos, and
+learn/run.py trains.
 
 Next: predict.py
 """
@@ -30,6 +32,9 @@ from scene.photos import folder, sets
 from scene.version import VERSION
 
 FEW_PHOTOS = 100            # for a class
+TEST_SHARE = 0.2            # of the photos of a single folder
+USAGE = """python -m scene.main [option ...] PHOTOS MODE
+       python -m scene.main [option ...] TRAIN TEST MODE"""
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -71,23 +76,42 @@ def train_and_test(options, output, started):
     """Trains, saves and tests a network. The checkpoint stays until all other files are written."""
     resumed = options.resume and os.path.exists(output.checkpoint)
     teacher = open_teacher(options)
-    photos = options.train, options.test, options.image_size, options.skip_bad
-    train_photos, test_photos, findings = sets.load_both(*photos)
+    train_photos, test_photos, findings = load_photos(options, output)
     with resumable(output, "continues from the last checkpoint"):
         classifier, about = train_and_save(train_photos, teacher, options, output)
     with resumable(output, "goes straight to the test"):
-        report = test(classifier, output.model, test_photos, findings) | about
+        report = about | test(classifier, output.model, test_photos, findings, about)
         write_report(output.metrics, report, options, started)
+        files.remove(output.folds)
         files.remove(output.checkpoint)
     say_result(report, output.model, output.metrics, started, resumed)
     say_next(report, train_photos, options, output)
 
 
-def test(classifier, path, photos, findings):
-    """The metrics of a model, by its path, on the photos of TEST."""
-    with modelfile.named(path):
-        probabilities = classifier.probabilities(photos.pixels, processes.parallel_map)
-    report = {"mode": classifier.mode, **metrics.evaluate(photos.labels, probabilities, classifier.classes)}
+def load_photos(options, output):
+    """The Photos to train on, those to test on, or None if the folds do that, and the findings."""
+    if options.test:
+        return sets.load_both(options.train, options.test, options.image_size, options.skip_bad)
+    if options.folds and not (options.split or options.test_share):
+        photos, findings = sets.load_one(options.train, options.image_size, options.skip_bad)
+        return photos, None, findings
+    division = options.test_share or TEST_SHARE, options.seed or 0, options.split
+    *both, findings, written = sets.load_split(options.train, options.image_size, options.skip_bad, *division)
+    files.write(output.split, written)
+    print(f"The list is in {printable(output.split)}. The same photos again: --split "
+          f"{shown_path(output.split)}", flush=True)
+    return *both, findings
+
+
+def test(classifier, path, photos, findings, about=None):
+    """The metrics of a model, by its path, on the photos of TEST, or else those of its cross-validation."""
+    if photos is None:
+        report = about["cross_validation"]
+    else:
+        with modelfile.named(path):
+            probabilities = classifier.probabilities(photos.pixels, processes.parallel_map)
+        report = metrics.evaluate(photos.labels, probabilities, classifier.classes)
+    report = {"mode": classifier.mode, **report}
     return report | {**folder.count_leaks(findings),
                      "findings": [finding._asdict() for finding in findings],
                      "model": {"path": path, "sha256": classifier.sha256}}
@@ -95,9 +119,8 @@ def test(classifier, path, photos, findings):
 
 def write_report(path, report, options, started):
     """Adds the circumstances to a report and writes it: a line of JSON for each entry."""
-    folders = {"test": os.path.abspath(options.test)}
-    if not options.load_model:
-        folders["train"] = os.path.abspath(options.train)
+    folders = {"test": options.test, "train": None if options.load_model else options.train}
+    folders = {name: os.path.abspath(path) for name, path in folders.items() if path}
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
     versions = {"scene": VERSION, "python": platform.python_version(), **packages}
     report |= {"folders": folders, "versions": versions, "seconds": round(time.monotonic() - started, 2)}
@@ -107,13 +130,22 @@ def write_report(path, report, options, started):
 
 def say_result(report, model, path, started, resumed=False):
     """Prints the metrics, what spoils them, the files, and the time: everything is written."""
+    if "cross_validation" in report and "folds" not in report:
+        print(metrics.describe_folds(report["cross_validation"]))
     print(metrics.describe(report))
-    if report["leaks"]:
-        print(f"\nThis accuracy is too high: {report['leaks']} of the {report['photos']} test photos are "
-              "also training photos. Keep each photo in only one of the two folders.")
+    if leaks := describe_leaks(report):
+        print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two.")
     words = "time since it was resumed" if resumed else "total time"
     print(f"Model: {printable(model)}, metrics: {printable(path)}, {words}: "
           f"{time.monotonic() - started:.1f} s")
+
+
+def describe_leaks(report):
+    """How many test photos are training photos, too, or nearly, or "" if none are."""
+    number, near, photos = report["leaks"], report["near_leaks"], report["photos"]
+    copies = f"{number} of the {photos} test photos are also training photos"
+    near_copies = f"{near} of {photos} test photos are near-copies of training photos"
+    return ", and ".join([copies] * (number > 0) + [near_copies] * (near > 0))
 
 
 def say_next(report, photos, options, output):
@@ -144,17 +176,20 @@ def check_device(device):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scene.main",
+        prog="python -m scene.main", usage=USAGE,
         description="Train a network that sorts photos into scenes, test it and save it.",
         epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("train", metavar="TRAIN", help="folder of photos to train on, with a subfolder for each class")
-    add("test", metavar="TEST", help="folder of other photos to test on, with the same subfolders")
+    add("folders", metavar="FOLDER", nargs="+",
+        help="PHOTOS: a folder with a subfolder of photos for each class, which Scene divides into photos to "
+        "train on and to test on. Or TRAIN and TEST: two such folders with the same subfolders")
     modes = [f"{mode} ({entry.help})" for mode, entry in MODES.items()]
-    add("mode", metavar="MODE", type=str.upper, choices=list(MODES),
+    add("mode", metavar="MODE", type=mode,
         help=f"{' or '.join(modes)}, in upper or lower case")
     add("--epochs", type=number(int, 1),
         help=f"how many times to show each photo (default: {default('epochs')})")
+    add("--minutes", type=number(float, 0.01),
+        help="train for about this long, instead of --epochs, which it then says")
     add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
     add("--learning-rate", type=number(float, 1e-9),
         help=f"the highest rate (default: {default('learning_rate')}, or a tenth with --start-from)")
@@ -170,15 +205,45 @@ def parse(arguments):
     add("--resume", action="store_true", default=None,
         help="continue an interrupted run in --output, if there is one")
     add("--start-from", metavar="PATH", help="start from the weights of this model, except the last layer's")
-    add("--load-model", metavar="PATH", help="test this model without training (TRAIN is not read)")
+    add("--load-model", metavar="PATH", help="test this model without training: on TEST, or on all of PHOTOS")
+    add("--test-share", type=number(float, 0.01, 0.9),
+        help=f"of the photos of PHOTOS, to test on (default: {TEST_SHARE})")
+    add("--split", metavar="FILE", help="divide PHOTOS as this file says, a split_MODE.csv of an earlier run")
+    add("--folds", metavar="K", type=number(int, 2, 100),
+        help="cross-validate: train K times, each time tested on another part of the photos, then on all. "
+        "PHOTOS are not divided otherwise. --resume repeats the part that was interrupted")
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
-    options = parser.parse_args(arguments)
-    training = ("epochs", "batch_size", "learning_rate", "image_size", "loss", "seed", "start_from", "resume")
+    options = parser.parse_intermixed_args(arguments)
+    check_folders(options, parser.error)
+    training = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "seed",
+                "test_share", "split", "folds", "start_from", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         print(f"Note: nothing is trained, so {names} has no effect.")
     return options
+
+
+def check_folders(options, refuse):
+    """Names the folders of the command: options.train, and options.test, which may be None."""
+    folders = options.folders
+    if len(folders) > 2:
+        refuse(f"too many folders ({len(folders)}): name PHOTOS, or TRAIN and TEST, and then the MODE")
+    options.train = folders[0]
+    options.test = folders[1] if len(folders) == 2 else options.train if options.load_model else None
+    if len(folders) == 2 and not options.load_model and (options.split or options.test_share):
+        refuse("--split and --test-share divide a single folder: leave TEST out")
+    if options.split and options.test_share:
+        refuse("--split says which photos to test on: leave --test-share out")
+    if options.epochs and options.minutes:
+        refuse("--minutes finds the number of epochs: leave one of the two out")
+
+
+def mode(text):
+    """An argparse type: one of MODES, in upper or lower case."""
+    if text.upper() not in MODES:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(MODES)})")
+    return text.upper()
 
 
 def default(name):

@@ -47,6 +47,16 @@ def per_class(matrix: np.ndarray) -> list[dict]:
     return rows
 
 
+def balanced_accuracy(matrix: np.ndarray) -> float:
+    """The mean recall of the classes that have photos, from a confusion matrix (K, K).
+
+    Guessing a class that has half of the photos is right half of the time, but its balanced accuracy is only
+    1/K. Source: Brodersen et al., The Balanced Accuracy and Its Posterior Distribution (2010).
+    """
+    there = matrix.sum(1)
+    return float((matrix.diagonal()[there > 0] / there[there > 0]).mean())
+
+
 def top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> float:
     """The share of photos whose class is among the k most probable: labels (N,), probabilities (N, K)."""
     # Counting takes an eighth of the memory that sorting all classes of all photos would.
@@ -64,6 +74,7 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) 
     return {
         "accuracy": right / total,
         "interval": wilson_interval(right, total),
+        "balanced": balanced_accuracy(matrix),
         "baseline": float(matrix.sum(1).max() / total),
         "top3": top_k_accuracy(labels, probabilities, 3) if len(classes) > 5 else None,
         "photos": total,
@@ -79,12 +90,19 @@ WEAKEST = 20
 
 
 def describe(report: dict) -> str:
-    """A report of `evaluate` as text for a terminal."""
+    """A report of `evaluate` as text for a terminal. With "folds", that of a cross-validation."""
     low, high = report["interval"]
     names = list(report["classes"])
-    lines = [f"\nAccuracy {report['accuracy']:.1%} on {report['photos']} test photos "
+    if "folds" in report:
+        photos = f"photos, each by a network that was not trained on it: {report['folds']} folds"
+    else:
+        photos = "test photos"
+    lines = [f"\nAccuracy {report['accuracy']:.1%} on {report['photos']} {photos} "
              f"(95 % interval {low:.1%} to {high:.1%}; "
              f"always guessing the most common class: {report['baseline']:.1%})"]
+    if len({row["count"] for row in report["classes"].values()} - {0}) > 1:
+        lines.append(f"Balanced accuracy {report['balanced']:.1%}: the mean recall of the classes, which have "
+                     "different numbers of photos")
     if report["top3"] is not None:
         lines.append(f"Top-3 accuracy: {report['top3']:.1%}")
     width = max(5, *map(len, names))
@@ -98,6 +116,14 @@ def describe(report: dict) -> str:
         precision, recall, f1 = ("–" if share is None else f"{share:.1%}" for share in shares)
         lines.append(f"{name:{width}}{precision:>11}{recall:>8}{f1:>8}{row['count']:>7}")
     return "\n".join([*lines, "", *describe_confusion(report["confusion"], names, width)])
+
+
+def describe_folds(report: dict) -> str:
+    """The accuracy of a cross-validation, for a run that was also tested."""
+    low, high = report["interval"]
+    return (f"\nCross-validation: accuracy {report['accuracy']:.1%} on {report['photos']} training photos, "
+            f"each by a network that was not trained on it ({report['folds']} folds; 95 % interval {low:.1%} to "
+            f"{high:.1%})")
 
 
 def describe_confusion(matrix, names, width):

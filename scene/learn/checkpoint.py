@@ -60,15 +60,10 @@ class Checkpoint:
 
     def load(self):
         """The (place, arrays) written last, or None if there are none. Raises CheckpointError or OSError."""
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
+        found = read(self.path)
+        if found is None:
             return None
-        if hashlib.sha256(data[32:]).digest() != data[:32]:
-            raise CheckpointError(f"{printable(self.path)} is damaged: delete it and start over.")
-        arrays = safetensors.numpy.load(data[32:])
-        about = json.loads(arrays.pop("about").tobytes())
+        about, arrays = found
         if differences := compare(about["run"], self.run):
             raise CheckpointError(f"{printable(self.path)} belongs to another run: {'; '.join(differences)}. "
                                   "Use the same photos and options as before, or choose another --output to "
@@ -87,6 +82,22 @@ class Checkpoint:
     def remove(self):
         """Deletes the file, if there is one. Raises OSError."""
         files.remove(self.path)
+
+
+def read(path):
+    """What a checkpoint file holds: ({"run": …, "place": …}, arrays), or None if it does not exist.
+
+    Raises CheckpointError or OSError.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise CheckpointError(f"{printable(path)} is damaged: delete it and start over.")
+    arrays = safetensors.numpy.load(data[32:])
+    return json.loads(arrays.pop("about").tobytes()), arrays
 
 
 class Keeper:

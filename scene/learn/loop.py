@@ -31,8 +31,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     Diverged, or Stopped when a signal ends it.
     """
     check(network, settings)
-    torch.set_num_threads(1)            # one process per core is faster than threads within each operation
-    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)        # the next step needs the memory again
+    prepare()
     generator = start(network, pixels, settings, teacher)
     set_precision(network, settings.precision)
     plan = make_plan(len(labels), settings)
@@ -76,6 +75,12 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
         recalibrate(network, pixels, plan.shards)
     check_answers(network.forward(pixels[:1]))
     return progress.history
+
+
+def prepare():
+    """Sets how this process uses threads and memory. Before it, no worker may be forked."""
+    torch.set_num_threads(1)            # one process per core is faster than threads within each operation
+    tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)        # the next step needs the memory again
 
 
 def make_learner(network, pixels, labels, settings, plan):

@@ -28,6 +28,8 @@ class Output:
     model       the trained network                     metrics     how good it is, and how it was made
     previous    the model that it replaced              checkpoint  there until all others are written
     diverged    the last good weights, as a model, of a run that diverged
+    folds       the answers of the finished folds of a cross-validation, until all others are written
+    split       which photos of a single folder were trained on, and which tested on
     evaluation  the metrics of a model that was only tested, with --load-model
     """
 
@@ -39,13 +41,21 @@ class Output:
         self.metrics = os.path.join(folder, f"metrics_{mode}.json")
         self.checkpoint = os.path.join(folder, f"checkpoint_{mode}")
         self.diverged = os.path.join(folder, f"diverged_{mode}")
+        self.folds = os.path.join(folder, f"folds_{mode}")
+        self.split = os.path.join(folder, f"split_{mode}.csv")
         self.evaluation = os.path.join(folder, f"evaluation_{mode}.json")
         self.lock = os.path.join(folder, f".training_{mode}.lock")
 
     @property
     def of_training(self):
         """The files that a training run may write, the lock apart."""
-        return self.model, self.previous, self.metrics, self.checkpoint, self.diverged
+        return (self.model, self.previous, self.metrics, self.checkpoint, self.diverged, self.folds,
+                self.split)
+
+    @property
+    def unfinished(self):
+        """The files from which --resume continues: those that there are."""
+        return [path for path in (self.checkpoint, self.folds) if os.path.exists(path)]
 
     @contextmanager
     def claimed(self, resume=False):
@@ -81,21 +91,22 @@ class Output:
         check_files(self.of_training)
         for path in self.of_training:
             files.sweep(path)
-        if not os.path.exists(self.checkpoint):
+        if not self.unfinished:
             if resume and not self.finished():
                 print(f"Note: there is no {printable(self.checkpoint)} to resume from, so training starts "
                       "from the beginning.", flush=True)
             return
-        try:
-            files.replace_by_copy(self.checkpoint)      # never in place: a kill could ruin it
-        except OSError as error:
-            if error.errno not in files.CANNOT_REPLACE:
-                raise
-            raise CheckpointError(f"{printable(self.checkpoint)} cannot be replaced ({error.strerror}), but "
-                                  "every save replaces it: mount or share its folder instead, or "
-                                  f"{OTHER}.") from error
+        for path in self.unfinished:
+            try:
+                files.replace_by_copy(path)             # never in place: a kill could ruin it
+            except OSError as error:
+                if error.errno not in files.CANNOT_REPLACE:
+                    raise
+                raise CheckpointError(f"{printable(path)} cannot be replaced ({error.strerror}), but every "
+                                      "save replaces it: mount or share its folder instead, or "
+                                      f"{OTHER}.") from error
         if not resume:
-            raise UserError(f"{printable(self.checkpoint)} is the checkpoint of an interrupted run: add "
+            raise UserError(f"{printable(self.unfinished[0])} is the checkpoint of an interrupted run: add "
                             f"--resume to continue it, or {OTHER} to start a new run.")
 
     def keep_previous(self, data):

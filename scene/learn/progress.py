@@ -1,6 +1,6 @@
 """Shows the progress of a training run, and ends a run that has diverged.
 
-Next: output.py
+Next: minutes.py
 """
 
 import math

@@ -5,6 +5,7 @@ Next: precision.py
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from scene.nn.pool import GlobalAveragePool
@@ -90,6 +91,15 @@ def stage_at(t, settings):
     """
     stages = STAGES if settings.small_start else STAGES[1:]
     return next(stage for stage in stages if t < stage.until)
+
+
+def stages_of(network, settings):
+    """The (middle, share) of each stage of the training, both 0…1: each stage's steps take their own time."""
+    if not any_size(network):
+        return [(0.5, 1.0)]
+    stages = STAGES if settings.small_start else STAGES[1:]
+    ends = [0.0, *(stage.until for stage in stages)]
+    return [((start + end) / 2, end - start) for start, end in pairwise(ends)]
 
 
 def crop_at(t, network, settings):

@@ -3,17 +3,18 @@
 Next: ../answer/metrics.py
 """
 
-import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from scene import files, memory, processes
-from scene.answer import modelfile
+from scene.answer import metrics, modelfile
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, explain, printable
 from scene.learn import recipe
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
+from scene.nn.loss import softmax
 from scene.signals import Stopped
 
 LESS_MEMORY = "A new run in another --output needs less memory with a smaller --batch-size or --image-size."
@@ -22,7 +23,8 @@ LESS_MEMORY = "A new run in another --output needs less memory with a smaller --
 def train_and_save(photos, teacher, options, output):
     """Trains a network, writes its model file, and returns the Classifier in that file, and how it was made.
 
-    If the model is already there, written by the same run, nothing is trained.
+    With --folds, answers to all photos come first, by networks of which each was not trained on its photos:
+    "cross_validation". If the model is already there, written by the same run, nothing is trained.
     """
     import torch  # takes a second, so not before the first lines are on the screen
 
@@ -36,8 +38,12 @@ def train_and_save(photos, teacher, options, output):
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
     if options.precision == "auto":
         options.precision = fastest(options.device)
-    settings = make_settings(options, len(photos.labels))
+    settings = make_settings(options, photos.labels)
     check_network(network, card, settings)
+    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
+    if options.minutes:
+        spare = make_network(options, len(photos.classes), source)
+        settings = replace(settings, epochs=find_epochs(spare, pixels, labels, settings, options, output))
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
     words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
     print(f"Settings: {', '.join(words)}", flush=True)
@@ -46,11 +52,13 @@ def train_and_save(photos, teacher, options, output):
 
     made = {"settings": shown, "run": describe(options.mode, network, photos, settings, source)}
     checkpoint = Checkpoint(output.checkpoint, made["run"])
-    if options.resume and not os.path.exists(output.checkpoint):
-        history = find_history(output, made["run"])
-        if history is not None:
-            return Classifier.open(output.model), made | {"history": history}
-    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
+    if options.resume and not output.unfinished:
+        finished = find_finished(output, made["run"])
+        if finished:
+            kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
+            return Classifier.open(output.model), made | kept
+    if options.folds:
+        made["cross_validation"] = validate(photos, settings, source, card, options, output, made["run"])
     with saving_diverged(network, card, checkpoint, output):
         history = train(network, pixels, labels, settings, source, checkpoint)
     data = modelfile.encode(network, card)
@@ -61,8 +69,49 @@ def train_and_save(photos, teacher, options, output):
     return classifier, made | {"history": epochs}
 
 
-def find_history(output, run):
-    """The history of the finished run that wrote the model in --output, if it is this run, or None."""
+def find_epochs(network, pixels, labels, settings, options, output):
+    """The number of epochs for --minutes: that of the run to resume, or as many as fit. Says how many."""
+    from scene.learn.checkpoint import read
+    from scene.learn.minutes import plan_epochs
+
+    if options.resume:
+        for path in output.unfinished:
+            return read(path)[0]["run"]["epochs"]
+        if finished := output.finished():
+            return finished["settings"]["epochs"]
+    seconds = 60 * options.minutes / (options.folds or 1)       # K folds of (K-1)/K photos, and one of all
+    epochs, each = plan_epochs(network, pixels, labels, settings, seconds)
+    each *= options.folds or 1
+    over = f", longer than --minutes {options.minutes:g}" if each > 60 * options.minutes else ""
+    print(f"An epoch takes about {each:.2g} s{over}. The same run again: --epochs {epochs} instead of "
+          "--minutes.", flush=True)
+    return epochs
+
+
+def validate(photos, settings, source, card, options, output, run):
+    """The metrics of a cross-validation on all photos."""
+    import torch
+
+    from scene.learn.checkpoint import Checkpoint
+    from scene.learn.folds import cross_validate
+    from scene.learn.loop import train
+
+    def train_on(chosen):
+        network = make_network(options, len(photos.classes), source)
+        arrays = photos.pixels[chosen], photos.labels[chosen]
+        pixels, labels = (torch.from_numpy(array).to(options.device) for array in arrays)
+        train(network, pixels, labels, settings, source)
+        return Classifier.load(modelfile.encode(network, card))
+
+    checkpoint = Checkpoint(output.folds, run | {"folds": options.folds})
+    answers = cross_validate(photos, options.folds, settings.seed, train_on, checkpoint)
+    report = metrics.evaluate(answers.labels, softmax(answers.scores), photos.classes)
+    print(f"The folds are done. Now a network is trained on all {len(photos.labels)} photos.", flush=True)
+    return {"folds": options.folds, **report}
+
+
+def find_finished(output, run):
+    """The report of the finished run that wrote the model in --output, if it is this run, or None."""
     from scene.learn.checkpoint import compare
 
     report = output.finished()
@@ -74,7 +123,7 @@ def find_history(output, run):
         return None
     print(f"This run is finished, and {printable(output.model)} is its model: nothing is trained.",
           flush=True)
-    return report["history"]
+    return report
 
 
 @contextmanager
@@ -99,8 +148,7 @@ def resumable(output, how):
     try:
         yield
     except Exception as error:
-        there = os.path.exists(output.checkpoint)
-        advice = f" The same command with --resume {how}." if there else ""
+        advice = f" The same command with --resume {how}." if output.unfinished else ""
         if memory.is_exhausted(error):
             text = f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}"
             raise UserError(text) from error
@@ -112,7 +160,7 @@ def resumable(output, how):
             error.add_note(advice.strip())
         raise
     except Stopped as error:
-        if str(error) != Stopped.MESSAGE or not os.path.exists(output.checkpoint):
+        if str(error) != Stopped.MESSAGE or not output.unfinished:
             raise
         raise Stopped(error.number, f"{error} The same command with --resume {how}.") from error
 
@@ -160,9 +208,9 @@ def check_network(network, card, settings):
                            f"read back: {error}.") from error
 
 
-def make_settings(options, photos):
+def make_settings(options, labels):
     """The settings of a run: the options that are given, and the defaults for the others."""
-    settings = recipe.defaults(MODES[options.mode], photos, trained=bool(options.start_from))
+    settings = recipe.defaults(MODES[options.mode], len(labels), trained=bool(options.start_from))
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     return recipe.Settings(**settings | given)

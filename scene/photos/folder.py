@@ -8,7 +8,7 @@ A data set is a folder with one subfolder for each class:
 Findings. Only `load` raises an error, with all of them at once, so that nobody has to fix one defect to learn
 of the next. Nothing is written to the folders.
 
-Next: sets.py
+Next: duplicates.py
 """
 
 import hashlib
@@ -197,13 +197,18 @@ def check(train: Listing, test: Listing) -> list[Finding]:
 
     Classes are matched by name. TEST may lack some of TRAIN's classes, but may have no others.
     """
+    findings = check_train(train) + find_same_folders(train, test)
+    return findings + check_test(train.classes, test, printable(train.folder))
+
+
+def check_train(train: Listing) -> list[Finding]:
+    """The findings on TRAIN alone."""
     findings = list(train.findings)
     if len(train.classes) == 1:
         only = printable(train.classes[0])
         what = f"only one class, {only}: add a folder of photos that are not {only}"
         findings.append(Finding("error", printable(train.folder), what))
-    findings += find_same_folders(train, test)
-    return findings + check_test(train.classes, test, printable(train.folder))
+    return findings
 
 
 def find_same_folders(train, test):

@@ -1,4 +1,4 @@
-"""TRAIN and TEST, from folders to pixels, with a report on the terminal.
+"""TRAIN and TEST, from one folder or two to pixels, with a report on the terminal.
 
 Next: ../errors.py
 """
@@ -8,7 +8,7 @@ import sys
 
 from scene import memory
 from scene.errors import UserError, listed, printable
-from scene.photos import folder
+from scene.photos import folder, split
 from scene.photos.findings import table
 from scene.photos.hints import count
 
@@ -19,11 +19,48 @@ def load_both(train, test, size, skip_bad):
     """The Photos of two folders, and the findings, which it prints. Raises DataError with every problem."""
     listings = [folder.scan(path) for path in (train, test)]
     say_listings(listings)
-    findings = folder.check(*listings)
+    return load_train(listings, size, folder.check(*listings), skip_bad)
+
+
+def load_one(photos, size, skip_bad):
+    """The Photos of one folder, all of them to train on, and the findings, as in `load_both`."""
+    listing = folder.scan(photos)
+    say_listings([listing])
+    return load_train([listing], size, folder.check_train(listing), skip_bad)
+
+
+def load_train(listings, size, findings, skip_bad, divide=None):
+    """Loads folders to train on, and prints the findings."""
     check_memory(listings, size, "Choose a smaller --image-size{}, or use fewer photos.")
-    sets, findings = load(listings, listings[0].classes, size, findings, skip_bad)
+    sets, findings = load(listings, listings[0].classes, size, findings, skip_bad, divide)
     say_findings(findings)
     return *sets, findings
+
+
+def load_split(photos, size, skip_bad, share, seed, file=None):
+    """Divides one folder: the Photos of TRAIN and of TEST, the findings, and the list of both.
+
+    share, seed: for photos/split.py, unless a file has the list. The list is the bytes of such a file.
+    """
+    listing = folder.scan(photos)
+    say_listings([listing])
+    wanted = split.read(file) if file else None
+    findings = folder.check_train(listing) + ([] if file else split.find_few(listing))
+    written = []
+
+    def divide(listing, groups):
+        if file:
+            listings, findings = split.follow(listing, wanted, file)
+        else:
+            listings, findings = split.split(listing, groups, share, seed)
+        written.append(split.write(listing, listings, groups))
+        return listings, findings
+
+    train, test, findings = load_train([listing], size, findings, skip_bad, divide)
+    how = f"as in {printable(file)}" if file else f"by seed {seed}"
+    numbers = f"{len(train.labels)} photos to train on, {len(test.labels)} to test on"
+    print(f"Divided {how}: {numbers}.", flush=True)
+    return train, test, findings, written[0]
 
 
 def load_test(test, classes, size, skip_bad):

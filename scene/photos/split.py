@@ -80,8 +80,8 @@ def take(listing, part):
 def find_few(listing: Listing) -> list[Finding]:
     """Errors for classes with too few photos to be divided."""
     return [Finding("error", printable(os.path.join(listing.folder, name)),
-                    f"it has {count(len(paths), 'photo')}, but {HANDFUL} to train on and {HANDFUL} to test on are "
-                    "the least: add photos, or use --folds 5, which needs no TEST")
+                    f"it has {count(len(paths), 'photo')}, but at least {HANDFUL} are needed to train on and "
+                    f"{HANDFUL} to test on: add photos, or use --folds 5, which needs no photos for a test")
             for name, paths in listing.photos.items() if 0 < len(paths) < 2 * HANDFUL]
 
 
@@ -92,8 +92,8 @@ def find_small(listing, listings):
         least = min(len(train.photos[name]), len(test.photos[name]))
         if least < HANDFUL and len(paths) >= 2 * HANDFUL:
             what = (f"it cannot be divided into TRAIN and TEST: too many of its {len(paths)} photos belong "
-                    "together (copies, or taken within seconds). Add others, or divide it yourself and give the "
-                    "list to --split")
+                    "together (copies, or taken within seconds). Add others, or write a list of your own for "
+                    "--split")
             yield Finding("error", printable(os.path.join(listing.folder, name)), what)
 
 
@@ -126,8 +126,8 @@ def read(path: str | os.PathLike) -> dict[str, str]:
         rows = list(csv.DictReader(file))
     where = printable(path)
     if not rows or not {"photo", "set"} <= rows[0].keys():
-        raise UserError(f"{where} is not a list of photos: its first line must name the columns photo and set, with "
-                        "a comma between them.")
+        raise UserError(f"{where} is not a list of photos: its first line must name the columns photo and "
+                        "set, with a comma between them.")
     found = {}
     for number, row in enumerate(rows, 2):
         if row["set"] not in PARTS:
@@ -157,6 +157,6 @@ def follow(listing: Listing, wanted: dict[str, str], file: str | os.PathLike):
         if not train.photos[name]:
             findings.append(Finding("error", here, f"{where} has none of its photos in TRAIN: add some"))
         if not test.photos[name]:
-            findings.append(Finding("warning", here, f"{where} has none of its photos in TEST, so this class is "
-                                                     "not tested"))
+            what = f"{where} has none of its photos in TEST, so this class is not tested"
+            findings.append(Finding("warning", here, what))
     return listings, findings

@@ -79,8 +79,8 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     result = main_job("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 64, "
-            "crop area 0.5, crop growth 0, grey 0.1, small start True, loss mse, seed 7, device cpu, "
-            "precision bfloat16, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
+            "crop area 0.5, crop growth 0, grey 0.1, small start True, loss mse, balanced False, seed 7, "
+            "device cpu, precision bfloat16, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
     path = data / "deep/out/model_CNN"
     assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())
@@ -146,7 +146,17 @@ def test_help_lists_the_exit_codes():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["train", "test"], "the following arguments are required: MODE"),
+    (["train"], "the following arguments are required: MODE"),
+    (["train", "test"], f"argument MODE: invalid choice: 'test' (choose from {', '.join(MODES)})"),
+    (["train", "test", "more", "CNN"],
+     "too many folders (3): name PHOTOS, or TRAIN and TEST, and then the MODE"),
+    (["train", "test", "CNN", "--split", "list.csv"],
+     "--split and --test-share divide a single folder: leave TEST out"),
+    (["train", "CNN", "--split", "list.csv", "--test-share", "0.3"],
+     "--split says which photos to test on: leave --test-share out"),
+    (["train", "CNN", "--epochs", "3", "--minutes", "3"],
+     "--minutes finds the number of epochs: leave one of the two out"),
+    (["train", "CNN", "--folds", "1"], "argument --folds: 1 is not from 2 to 100"),
     (["train", "test", "TREE"], f"argument MODE: invalid choice: 'TREE' (choose from {', '.join(MODES)})"),
     (["train", "test", "CNN", "--epochs", "0"], "argument --epochs: 0 is less than 1"),
     (["train", "test", "CNN", "--epochs", "many"], "argument --epochs: invalid whole number value: 'many'"),

@@ -101,8 +101,8 @@ def describe(report: dict) -> str:
              f"(95 % interval {low:.1%} to {high:.1%}; "
              f"always guessing the most common class: {report['baseline']:.1%})"]
     if len({row["count"] for row in report["classes"].values()} - {0}) > 1:
-        lines.append(f"Balanced accuracy {report['balanced']:.1%}: the mean recall of the classes, which have "
-                     "different numbers of photos")
+        lines.append(f"Balanced accuracy {report['balanced']:.1%}: the mean recall of the classes, whose "
+                     "numbers of photos differ")
     if report["top3"] is not None:
         lines.append(f"Top-3 accuracy: {report['top3']:.1%}")
     width = max(5, *map(len, names))
@@ -122,8 +122,8 @@ def describe_folds(report: dict) -> str:
     """The accuracy of a cross-validation, for a run that was also tested."""
     low, high = report["interval"]
     return (f"\nCross-validation: accuracy {report['accuracy']:.1%} on {report['photos']} training photos, "
-            f"each by a network that was not trained on it ({report['folds']} folds; 95 % interval {low:.1%} to "
-            f"{high:.1%})")
+            f"each by a network that was not trained on it ({report['folds']} folds; 95 % interval "
+            f"{low:.1%} to {high:.1%})")
 
 
 def describe_confusion(matrix, names, width):

@@ -46,9 +46,9 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
         keeper = Keeper(checkpoint, signals, progress, generator, memory)
         done = keeper.resume()
         for _ in range(done // plan.batches, settings.epochs):
-            # Every epoch sees all photos once, in a new order.
+            # Every epoch sees all photos once, in a new order, unless classes are uneven.
             keeper.start_epoch()
-            order = torch.randperm(len(labels), generator=generator).tensor_split(plan.batches)
+            order = shuffle(labels, settings.balanced, generator).tensor_split(plan.batches)
             seeds = torch.randint(1 << 62, (plan.batches, plan.shards), generator=generator)
             for i in range(done % plan.batches, plan.batches):
                 if i == 0:
@@ -102,6 +102,23 @@ def make_learner(network, pixels, labels, settings, plan):
 
     differentiate = recorded(differentiate, settings.device)
     return learn
+
+
+def shuffle(labels, balanced, generator):
+    """The photos of an epoch in a new order: (N,) indices. Balanced, every class has about as many of them.
+
+    Then photos of a rare class come several times, and of a common one not all: others in the next epoch.
+    """
+    if not balanced:
+        return torch.randperm(len(labels), generator=generator)
+    shown = []
+    classes = labels.unique()
+    for k, part in zip(classes, torch.arange(len(labels)).tensor_split(len(classes)), strict=True):
+        photos = (labels == k).nonzero()[:, 0].cpu()
+        rounds = [torch.randperm(len(photos), generator=generator) for _ in range(0, len(part), len(photos))]
+        shown.append(photos[torch.cat(rounds)[:len(part)]] if rounds else photos[:0])
+    shown = torch.cat(shown)
+    return shown[torch.randperm(len(shown), generator=generator)]
 
 
 def start(network, pixels, settings, teacher):

@@ -13,6 +13,7 @@ from scene.nn.pool import GlobalAveragePool
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
 MOST_LEARNING_RATE = 0.15
 MOST_SHARDS = 16            # each has its own copy of the gradients
+UNEVEN = 2                  # times as many photos in one class as in another: see tests/bench/README.md
 PRECISIONS = "float32", "bfloat16"
 
 
@@ -29,6 +30,7 @@ class Settings:
     grey: float
     small_start: bool = False           # begin with the smallest crops and without residual bodies
     loss: str = "cross-entropy"
+    balanced: bool = False              # every class is shown equally often
     seed: int = 0
     device: str = "cpu"
     precision: str = "float32"          # of the operands of large products
@@ -60,6 +62,11 @@ def defaults(mode, photos, trained=False):
         "small_start": any_size(mode.network(2)) and not trained,
         "norm_rate": mode.norm_rate,
     }
+
+
+def is_uneven(counts):
+    """Whether classes with these numbers of photos need balancing, or else the rare ones would be forgotten."""
+    return bool(max(counts) > UNEVEN * min(counts))
 
 
 class Stage(NamedTuple):

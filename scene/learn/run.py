@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from scene import files, memory, processes
 from scene.answer import metrics, modelfile
 from scene.answer.classifier import Classifier
@@ -47,6 +49,8 @@ def train_and_save(photos, teacher, options, output):
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
     words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
     print(f"Settings: {', '.join(words)}", flush=True)
+    if settings.balanced:
+        say_uneven(photos)
     if least := LOSSES[settings.loss]().least(len(photos.classes)):
         print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
 
@@ -67,6 +71,14 @@ def train_and_save(photos, teacher, options, output):
     classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
     epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
     return classifier, made | {"history": epochs}
+
+
+def say_uneven(photos):
+    """Prints that the classes differ in their numbers of photos, and what is done about it."""
+    counts = np.bincount(photos.labels)
+    most, least = (f"{printable(photos.classes[k])} {counts[k]}" for k in (counts.argmax(), counts.argmin()))
+    print(f"Classes are uneven, from {least} to {most} photos, so training shows each class equally often.",
+          flush=True)
 
 
 def find_epochs(network, pixels, labels, settings, options, output):
@@ -211,6 +223,7 @@ def check_network(network, card, settings):
 def make_settings(options, labels):
     """The settings of a run: the options that are given, and the defaults for the others."""
     settings = recipe.defaults(MODES[options.mode], len(labels), trained=bool(options.start_from))
+    settings["balanced"] = recipe.is_uneven(np.unique(labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     return recipe.Settings(**settings | given)

@@ -284,7 +284,10 @@ def find_turn(image):
 
 
 def find_time(data: bytes) -> float:
-    """When the photo was taken, as its EXIF says, in seconds since some moment, or NaN if it does not say."""
+    """When the photo was taken, as its EXIF says, in seconds since some moment, or NaN if it does not say.
+
+    Of a PNG, only EXIF before the pixels is seen, since the rest would have to be decoded.
+    """
     try:
         exif = Image.Exif()
         exif.load(open_image(BytesIO(data), find_format(data, LOCAL.formats)).info.get("exif", b""))

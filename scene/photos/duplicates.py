@@ -74,9 +74,11 @@ def find_near(pictures, chosen, groups):
     """Joins the groups of the chosen photos, given by their indices, that are near-copies."""
     for i, j, mirrored in candidates(pictures[chosen]):
         i, j = chosen[i], chosen[j]
-        group = groups.labels()
-        new = np.flatnonzero(group[i] != group[j])
-        for k in (new[start:start + PAIRS] for start in range(0, len(new), PAIRS)):
+        for start in range(0, len(i), PAIRS):
+            few = range(start, min(start + PAIRS, len(i)))
+            k = np.array([k for k in few if groups.find(i[k]) != groups.find(j[k])], np.int64)
+            if not len(k):
+                continue
             a, b = pictures[i[k]].astype(np.float32), pictures[j[k]].astype(np.float32)
             b = np.where(mirrored[k, None, None], b[:, :, ::-1], b)
             for pair in k[are_alike(a, b)]:

@@ -390,7 +390,7 @@ def find_duplicates(listings, known):
 
 def sum_up(leaks, listings):
     """Findings on TEST: how many of its photos are in TRAIN, or nearly."""
-    for leak, how in (LEAK, "also in"), (NEAR_LEAK, "near-copies of photos in"):
+    for leak, how in (LEAK, "also in"), (NEAR_LEAK, "are near-copies of photos in"):
         if number := sum(finding.what == leak for finding in leaks):
             train, test = listings
             share = f"{number} of {count(len(test.paths), 'photo')}"

@@ -144,12 +144,12 @@ def follow(listing: Listing, wanted: dict[str, str], file: str | os.PathLike):
     findings = []
     where = printable(file)
     if gone := [name for name in wanted if name not in names]:
-        what = (f"{count(len(gone), 'photo')} of this list are not in {printable(listing.folder)}, such as "
-                f"{printable(gone[0])}: put them back, or remove their lines")
+        what = (f"{count(len(gone), 'photo')} of this list cannot be used or found in "
+                f"{printable(listing.folder)}, such as {printable(gone[0])}: put it back, or remove its line")
         findings.append(Finding("error", where, what))
     if new := [name for name in names if name not in wanted]:
-        what = (f"{count(len(new), 'photo')} in {printable(listing.folder)} are not on this list, such as "
-                f"{printable(new[0])}, and so not used")
+        what = (f"{count(len(new), 'photo')} of {printable(listing.folder)} left out, since not on this list, "
+                f"such as {printable(new[0])}")
         findings.append(Finding("warning", where, what))
     train, test = listings
     for name in listing.classes:

@@ -21,16 +21,19 @@ def test_figures_are_their_definitions(classes, photos, seed):
     assert report["photos"] == photos == sum(map(sum, report["confusion"]))
     assert report["baseline"] == pytest.approx(np.bincount(labels).max() / photos)
     assert (report["top3"] is None) == (classes <= 5)
+    recalls = []
     for k, row in enumerate(report["classes"].values()):
         both = ((labels == k) & (answers == k)).sum()
         given_ = (answers == k).sum()
         there = (labels == k).sum()
         assert row["count"] == there
+        recalls += [row["recall"]] if there else []
         assert row["precision"] == (pytest.approx(both / given_) if given_ else None)
         assert row["recall"] == (pytest.approx(both / there) if there else None)
         if row["precision"] and row["recall"]:
             p, r = row["precision"], row["recall"]
             assert row["f1"] == pytest.approx(2 * p * r / (p + r))
+    assert report["balanced"] == pytest.approx(np.mean(recalls))
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
@@ -58,6 +61,7 @@ def test_description():
     text = metrics.describe(report([0, 0, 0, 1], [0, 0, 1, 1], ["sea", "meadow", "nowhere"]))
     assert text == """
 Accuracy 75.0% on 4 test photos (95 % interval 30.1% to 95.4%; always guessing the most common class: 75.0%)
+Balanced accuracy 83.3%: the mean recall of the classes, whose numbers of photos differ
 
 class    precision  recall      F1  count
 sea         100.0%   66.7%   80.0%      3

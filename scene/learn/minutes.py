@@ -46,12 +46,17 @@ def measure(network, pixels, labels, settings, plan, moments, clock):
     times = []
     with make_team(network, learn, plan.shards) as team:
         optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
+        def step(moment):
+            team.step(moment * plan.steps, batch, seeds)
+            optimizer.step(0.0)
+            return clock()
+
         for i, moment in enumerate(moments):
+            for _ in range(warm_ups):
+                begun = step(moment)
             times.append([])
-            for k in range(warm_ups + len(range(i, MEASURED, len(moments)))):
-                begun = clock()
-                team.step(moment * plan.steps, batch, seeds)
-                optimizer.step(0.0)
-                if k >= warm_ups:
-                    times[-1].append(clock() - begun)
+            for _ in range(i, MEASURED, len(moments)):
+                ended = step(moment)
+                times[-1].append(ended - begun)
+                begun = ended
     return times

@@ -65,7 +65,7 @@ def defaults(mode, photos, trained=False):
 
 
 def is_uneven(counts):
-    """Whether classes with these numbers of photos need balancing, or else the rare ones would be forgotten."""
+    """Whether classes with these numbers of photos are balanced, since else rare ones would be forgotten."""
     return bool(max(counts) > UNEVEN * min(counts))
 
 

@@ -148,8 +148,8 @@ def follow(listing: Listing, wanted: dict[str, str], file: str | os.PathLike):
                 f"{printable(listing.folder)}, such as {printable(gone[0])}: put it back, or remove its line")
         findings.append(Finding("error", where, what))
     if new := [name for name in names if name not in wanted]:
-        what = (f"{count(len(new), 'photo')} of {printable(listing.folder)} left out, since not on this list, "
-                f"such as {printable(new[0])}")
+        what = (f"{count(len(new), 'photo')} of {printable(listing.folder)} left out, since not on this "
+                f"list, such as {printable(new[0])}")
         findings.append(Finding("warning", where, what))
     train, test = listings
     for name in listing.classes:

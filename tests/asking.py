@@ -11,11 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from scene.answer import endpoint, modelfile
+from scene.answer.classifier import Classifier
+from scene.learn.calibrate import calibrate
 from scene.models import MODES
+from scene.photos.folder import Photos
 
 OCEAN = (Path(__file__).parent.parent / "datasets/test/ocean/ocean_000.jpg").read_bytes()
 CLASSES = ["sea", "meadow", "road"]
@@ -44,12 +48,24 @@ def model_files(folder):
     return {mode: model_file(small_network(mode), mode, folder / f"model_{mode}") for mode in MODES}
 
 
+def calibrated(mode="FCNN", **changes):
+    """The bytes of a small model with a calibration, some of whose arrays are changed, or missing if None."""
+    network = small_network(mode)
+    card = modelfile.make_card(network, mode, CLASSES)
+    pixels = np.random.default_rng(0).integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
+    photos = Photos(pixels, np.arange(60) % 3, [""] * 60, CLASSES)
+    found = calibrate(Classifier(network, card), photos, photos, 0.4) | changes
+    found = {name: array for name, array in found.items() if array is not None}
+    return modelfile.encode(network, card | {"calibration": found})
+
+
 def check(status, text, request_id):
     """Checks an answer: ASCII JSON with the request's id and, for an error, its status and one sentence."""
     answer = json.loads(text, parse_constant=pytest.fail)
     assert text.isascii() and answer["requestId"] == request_id
     if status == 200:
-        assert set(answer) == {"scene", "probabilities", "mode", "model", "requestId"}
+        assert answer.keys() - {"sure", "reason"} == {"scene", "probabilities", "mode", "model", "requestId"}
+        assert ("reason" in answer) == (answer.get("sure") is False)
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     else:
         assert set(answer) == {"error", "requestId"} and set(answer["error"]) == {"code", "message"}

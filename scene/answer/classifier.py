@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from scene.answer import modelfile
+from scene.answer import calibration, modelfile, strangeness
 from scene.answer.modelfile import ModelFileError
 from scene.models import MODES
 from scene.nn.arrays import adopt, as_numpy, flip, library
@@ -36,6 +36,7 @@ class Classifier:
 
     network     the network, folded (nn/fold.py)
     card        the card of its model file
+    calibration its calibration, {name: array}, or None: then no answer says whether it is sure
     classes     the names of the classes, in the order of the network's outputs
     mode        its name in models.MODES, such as "CNN"
     image_size  photos are resized to this many pixels a side
@@ -52,6 +53,8 @@ class Classifier:
         self.classes: list[str] = card["classes"]
         self.mode: str = card["mode"]
         self.image_size: int = network.image_size
+        self.calibration: dict[str, np.ndarray] | None = card.get("calibration") or None
+        self.temperature = self.calibration["temperature"] if self.calibration else 1
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Classifier:
@@ -70,6 +73,8 @@ class Classifier:
         if arrays not in ("numpy", "torch"):
             raise ValueError(f'arrays must be "numpy" or "torch", not {arrays!r}')
         network, card = modelfile.load(data)
+        if "calibration" in card and not calibration.is_valid(card["calibration"], network):
+            raise ModelFileError("its calibration is not that of its network")
         if arrays == "torch":
             import torch  # here, not above: prediction on NumPy needs none
 
@@ -87,24 +92,54 @@ class Classifier:
         Raises PhotoError or ModelFileError.
         """
         if not isinstance(photo, (bytes, bytearray, memoryview)):
-            raise TypeError(f"classify takes the bytes of a photo, not {type(photo).__name__}")
-        return self.classify_pixels(decode.decode(photo, self.image_size, limits))
+            raise TypeError(f"a classifier takes the bytes of a photo, not {type(photo).__name__}")
+        return self.answer(photo, limits)["probabilities"]
 
-    def classify_pixels(self, pixels: np.ndarray) -> dict[str, float]:
-        """A decoded photo, uint8 (S, S, 3) -> {class: probability}, likeliest first.
+    def answer(self, photo: bytes, limits: Limits = LOCAL) -> dict:
+        """The bytes of a photo -> {"scene", "probabilities", "sure", "reason"}, as `answer_pixels` says.
 
-        Raises ModelFileError.
+        Raises PhotoError or ModelFileError.
         """
-        p = self.probabilities(pixels[None])[0]             # (S, S, 3) -> (1, S, S, 3) -> (1, K) -> (K,)
-        return {self.classes[k]: float(p[k]) for k in np.argsort(-p, kind="stable")}
+        return self.answer_pixels(decode.decode(photo, self.image_size, limits))
+
+    def answer_pixels(self, pixels: np.ndarray) -> dict:
+        """A decoded photo, uint8 (S, S, 3) -> its answer, ready for JSON. Raises ModelFileError.
+
+        scene: the likeliest class. probabilities: {class: probability}, likeliest first. If the model has a
+        calibration, sure: whether to rely on the answer, and if not, reason: one of calibration.REASONS.
+        """
+        p, reasons = self.judge(pixels[None])               # (S, S, 3) -> (1, S, S, 3) -> (1, K)
+        ranked = {self.classes[k]: float(p[0, k]) for k in np.argsort(-p[0], kind="stable")}
+        answer = {"scene": next(iter(ranked)), "probabilities": ranked}
+        if reasons:
+            answer["sure"] = reasons[0] is None
+        return answer | ({"reason": reasons[0]} if reasons and reasons[0] else {})
+
+    def judge(self, pixels: np.ndarray, run=map) -> tuple[np.ndarray, list[str | None] | None]:
+        """For decoded photos, (N, S, S, 3): their probabilities, (N, K), and why each answer is not sure.
+
+        The reasons are calibration.REASONS, None for a sure answer. Without a calibration there is no list.
+        """
+        features = self.features(pixels, run)
+        p = self.probabilities_of(features)
+        if not self.calibration:
+            return p, None
+        logs = None
+        if "strange" in self.calibration:
+            logs = strangeness.distances(features, self.textures(pixels, run), self.calibration)
+        return p, calibration.reasons(p, logs, self.calibration)
 
     def probabilities(self, pixels: np.ndarray, run=map) -> np.ndarray:
         """The probability of each class for decoded photos: uint8 (N, S, S, 3) -> float32 (N, K), both NumPy.
 
         run: `map` or, for many photos, processes.parallel_map. Raises ModelFileError if any are NaN.
         """
+        return self.probabilities_of(self.features(pixels, run))
+
+    def probabilities_of(self, features: np.ndarray) -> np.ndarray:
+        """The probabilities from features: (N, F) -> (N, K). Raises ModelFileError if any are NaN."""
         with np.errstate(all="ignore"):                     # overflow ends in NaN, which is caught below
-            p = softmax(self.scores(self.features(pixels, run)))
+            p = softmax(self.scores(features) / self.temperature)
         if not np.isfinite(p).all():
             raise ModelFileError("its probabilities are NaN")
         return p
@@ -122,10 +157,15 @@ class Classifier:
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
             raise ValueError(f"a classifier takes uint8 pixels of shape (N, {size}, {size}, 3), not "
                              f"{pixels.dtype} of shape {pixels.shape}")
-        step = max(1, BATCH_PIXELS // size ** 2)
-        batches = [slice(i, i + step) for i in range(0, max(1, len(pixels)), step)]
         with np.errstate(all="ignore"):
-            return np.concatenate(list(run(lambda batch: self.features_of_few(pixels[batch]), batches)))
+            return in_batches(self.features_of_few, pixels, run)
+
+    def textures(self, pixels: np.ndarray, run=map) -> np.ndarray:
+        """The `strangeness.texture` of decoded photos: uint8 (N, S, S, 3) -> float32 (N, G).
+
+        run: as for `probabilities`.
+        """
+        return in_batches(strangeness.texture, pixels, run)
 
     def features_of_few(self, pixels):
         """The features of a few photos at once: (N, S, S, 3) -> (N, F).
@@ -140,3 +180,10 @@ class Classifier:
             x = layer.forward(x)
         x = x.reshape(len(views), len(pixels), x.shape[1])  # (V·N, F) -> (V, N, F)
         return as_numpy(x.mean(0))
+
+
+def in_batches(work, pixels, run):
+    """The arrays that `work` returns for a few photos at a time, in one: (N, S, S, 3) -> (N, …)."""
+    step = max(1, BATCH_PIXELS // pixels.shape[1] ** 2)
+    batches = [slice(i, i + step) for i in range(0, max(1, len(pixels)), step)]
+    return np.concatenate(list(run(lambda batch: work(pixels[batch]), batches)))

@@ -1,6 +1,6 @@
 """Metrics of the answers: accuracy and its interval, figures for each class, the confusion matrix.
 
-Next: modelfile.py
+Next: strangeness.py
 """
 
 import math

@@ -7,7 +7,7 @@ Format 2 holds these tensors:
     3.body.0.w, …       parameters and statistics by name: weights in half precision, which holds all digits
                         that training determines, and the few biases, scales and statistics in single
     classes             the names of the classes, UTF-8, separated by NUL bytes
-    calibration.…       optional: arrays that turn scores into calibrated probabilities, in single precision
+    calibration.…       optional: the arrays of calibration.py and strangeness.py, in single precision
 
 and one metadata entry, "scene", with sorted JSON: the number of the format, the card, and a SHA-256 over card
 and tensors. The card:

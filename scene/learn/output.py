@@ -3,7 +3,7 @@
 Everything that could go wrong after hours of training is tried before: whether each file can be made or
 replaced, and whether another run writes the same ones.
 
-Next: run.py
+Next: calibrate.py
 """
 
 import hashlib

@@ -1,0 +1,88 @@
+"""Holds photos out of the training, and fits the calibration on them (answer/calibration.py).
+
+Photos that the network was trained on would not do: it is surer of them, and they look less strange to it.
+
+Next: run.py
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from scene import processes
+from scene.answer import calibration, strangeness
+
+ENOUGH = 1000               # training photos: of fewer, none can be spared
+SHARE = 0.05
+LEAST, MOST = 100, 500      # photos held out
+REFERENCE = 5000            # trained photos, at most, that the strangeness of others is measured from
+
+
+class Measured(NamedTuple):
+    """What a calibration is fitted on: photos that the network was not trained on."""
+
+    scores: np.ndarray      # (N, K)
+    labels: np.ndarray      # (N,)
+    logs: np.ndarray        # (N, 2), strangeness.distances
+
+
+def hold_out(photos, seed, groups=None):
+    """Divides photos.folder.Photos into those to train on and those held out, or None of fewer than ENOUGH.
+
+    A twentieth of every class is held out, drawn by the seed. groups: a number for each photo, the same for
+    photos that are nearly the same: none of these is held out, since the network would know it.
+    The pixels are moved together in place: there may be no memory for a copy of them.
+    """
+    from scene.photos.folder import close_up
+
+    if len(photos.labels) < ENOUGH:
+        return photos, None
+    held = draw(photos.labels, seed, groups)
+    taken = subset(photos, held, photos.pixels[held])
+    return subset(photos, ~held, close_up(photos.pixels, ~held)), taken
+
+
+def subset(photos, chosen, pixels):
+    """The chosen photos, with these pixels."""
+    paths = [path for path, keep in zip(photos.paths, chosen, strict=True) if keep]
+    return replace(photos, pixels=pixels, labels=photos.labels[chosen], paths=paths)
+
+
+def draw(labels, seed, groups=None):
+    """Which photos are held out: a mask (N,). As many of each class as its share, and never all of it."""
+    random = np.random.default_rng(seed)
+    groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    alone = np.bincount(groups)[groups] == 1
+    counts = np.bincount(labels)
+    wanted = np.clip(round(SHARE * len(labels)), LEAST, MOST) * counts / len(labels)
+    numbers = np.floor(wanted).astype(int)
+    missing = round(wanted.sum()) - numbers.sum()
+    numbers[np.argsort(numbers - wanted, kind="stable")[:missing]] += 1         # the largest remainders
+    held = np.zeros(len(labels), bool)
+    for k, number in enumerate(np.minimum(numbers, counts - 1)):
+        held[random.permutation(np.flatnonzero((labels == k) & alone))[:max(0, number)]] = True
+    return held
+
+
+def reference(classifier, photos):
+    """The `strangeness.fit` of photos that the classifier was trained on, of REFERENCE at most."""
+    every = slice(None, None, -(-len(photos.labels) // REFERENCE))          # a view of all classes
+    pixels = photos.pixels[every]
+    features = classifier.features(pixels, processes.parallel_map)
+    textures = classifier.textures(pixels, processes.parallel_map)
+    return strangeness.fit(features, textures, photos.labels[every], len(photos.classes))
+
+
+def measure(classifier, fitted, photos):
+    """The Measured of photos that the classifier was not trained on.   fitted: from `reference`."""
+    features = classifier.features(photos.pixels, processes.parallel_map)
+    textures = classifier.textures(photos.pixels, processes.parallel_map)
+    return Measured(classifier.scores(features), photos.labels,
+                    strangeness.distances(features, textures, fitted))
+
+
+def calibrate(classifier, trained, held, error):
+    """The calibration of a classifier, {name: array}, from photos it was trained on and those held out."""
+    fitted = reference(classifier, trained)
+    return fitted | calibration.fit(*measure(classifier, fitted, held), error)

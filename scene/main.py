@@ -21,7 +21,7 @@ import time
 from importlib.metadata import version
 
 from scene import errors, files, processes
-from scene.answer import metrics, modelfile
+from scene.answer import calibration, metrics, modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.errors import UserError, listed, printable
 from scene.learn import recipe
@@ -109,8 +109,11 @@ def test(classifier, path, photos, findings, about=None):
         report = about["cross_validation"]
     else:
         with modelfile.named(path):
-            probabilities = classifier.probabilities(photos.pixels, processes.parallel_map)
+            probabilities, reasons = classifier.judge(photos.pixels, processes.parallel_map)
         report = metrics.evaluate(photos.labels, probabilities, classifier.classes)
+        if reasons:
+            report["calibration"] = calibration.evaluate(photos.labels, probabilities, reasons,
+                                                         classifier.calibration)
     report = {"mode": classifier.mode, **report}
     return report | {**folder.count_leaks(findings),
                      "findings": [finding._asdict() for finding in findings],
@@ -133,6 +136,8 @@ def say_result(report, model, path, started, resumed=False):
     if "cross_validation" in report and "folds" not in report:
         print(metrics.describe_folds(report["cross_validation"]))
     print(metrics.describe(report))
+    if "calibration" in report:
+        print(f"\n{calibration.describe(report['calibration'])}")
     if leaks := describe_leaks(report):
         print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two.")
     words = "time since it was resumed" if resumed else "total time"
@@ -196,6 +201,8 @@ def parse(arguments):
     add("--image-size", type=number(int, sets.LEAST_SIZE, 512), metavar="N",
         help=f"photos are resized to NxN pixels (default: {default('image_size')})")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
+    add("--error", type=number(float, 0.001, 0.999), metavar="SHARE",
+        help=f"the share of wrong answers to promise among the sure ones (default: {calibration.PROMISE})")
     add("--seed", type=number(int, 0, 2**63 - 1), help="the same seed gives the same model (default: 0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)")
     add("--precision", choices=["auto", *recipe.PRECISIONS], default="auto",
@@ -215,7 +222,7 @@ def parse(arguments):
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     options = parser.parse_intermixed_args(arguments)
     check_folders(options, parser.error)
-    training = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "seed",
+    training = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "error", "seed",
                 "test_share", "split", "folds", "start_from", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:

@@ -66,6 +66,62 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert lines[-1] == "Next: python -m scene.predict PHOTO --model model_FCNN"
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """1000 photos to train on, of which 100 are held out, and the run that was trained on them."""
+    folder = tmp_path_factory.mktemp("many")
+    make_photos(folder / "train", ("dark", "light", "white"), 334)
+    make_photos(folder / "test", ("dark", "light", "white"), 20)
+    result = main_job("train", "test", "FCNN", "--epochs", 2, "--output", "out", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    return folder, result.stdout
+
+
+def test_photos_are_held_out_to_fit_the_calibration(many):
+    folder, text = many
+    assert "\nHeld out for calibration: 100 photos. Trained on: the other 902.\n" in text
+    report = json.loads((folder / "out/metrics_FCNN.json").read_text())
+    counts = [int(value.split()[0]) for name, value in report["run"].items() if name.startswith("class ")]
+    assert sum(counts) == 902 and max(counts) - min(counts) <= 1
+    found = report["calibration"]
+    low, high = found["error_interval"]
+    assert (f"\nSure about {found['answered']:.1%} of the test photos; of these, {found['error']:.1%} are "
+            f"wrong (95 % interval {low:.1%} to {high:.1%}; 10 % promised).\nExpected calibration error "
+            f"{found['ece']:.1%} ({found['ece_before']:.1%} before calibration)\n") in text
+    assert sum(row["photos"] for row in found["reliability"]) == report["photos"] == 60
+    sure = found["answered"] * 60
+    assert sure + sum(found["reasons"].values()) == pytest.approx(60)
+    card = load((folder / "out/model_FCNN").read_bytes())[1]
+    assert card["calibration"]["error"] == np.float32(0.1)
+    assert card["calibration"]["temperature"] == np.float32(found["temperature"])
+
+
+def test_a_finished_run_gets_another_promise_without_being_trained(many, tmp_path):
+    folder, _ = many
+    shutil.copytree(folder / "out", tmp_path / "out")
+    before = (tmp_path / "out/model_FCNN").read_bytes()
+    same = ["train", "test", "FCNN", "--epochs", 2, "--output", tmp_path / "out", "--resume"]
+    result = main_job(*same, cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "") and "nothing is trained" in result.stdout
+    assert (tmp_path / "out/model_FCNN").read_bytes() == before
+
+    result = main_job(*same, "--error", 0.3, cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "; 30 % promised)." in result.stdout and "is now" in result.stdout
+    (old, old_card), (new, new_card) = map(load, (before, (tmp_path / "out/model_FCNN").read_bytes()))
+    np.testing.assert_array_equal(old.params, new.params)
+    changed = {name for name, array in new_card["calibration"].items()
+               if (array != old_card["calibration"][name]).any()}
+    assert changed <= {"error", "sure"} and "error" in changed
+
+    only_test = ["--load-model", "out/model_FCNN", "--output", tmp_path]
+    result = main_job("none", "test", "FCNN", *only_test, cwd=folder)
+    assert result.returncode == 0 and "; 10 % promised)." in result.stdout
+    evaluation, metrics = (json.loads(path.read_text()) for path in (
+        tmp_path / "evaluation_FCNN.json", folder / "out/metrics_FCNN.json"))
+    assert evaluation["calibration"] == metrics["calibration"]
+
+
 def test_a_folder_called_scene_is_not_in_the_way(data):
     """As there is next to a clone."""
     (data / "scene").mkdir()
@@ -163,6 +219,7 @@ def test_help_lists_the_exit_codes():
     (["train", "test", "CNN", "--batch-size", "1"], "argument --batch-size: 1 is less than 2"),
     (["train", "test", "CNN", "--learning-rate", "-1"], "argument --learning-rate: -1 is less than 1e-09"),
     (["train", "test", "CNN", "--learning-rate", "nan"], "argument --learning-rate: nan is less than 1e-09"),
+    (["train", "test", "CNN", "--error", "0"], "argument --error: 0 is not from 0.001 to 0.999"),
     (["train", "test", "CNN", "--image-size", "7"], "argument --image-size: 7 is not from 8 to 512"),
     (["train", "test", "CNN", "--image-size", "513"], "argument --image-size: 513 is not from 8 to 512"),
     (["train", "test", "CNN", "--loss", "l1"],

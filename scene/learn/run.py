@@ -11,9 +11,11 @@ import numpy as np
 
 from scene import files, memory, processes
 from scene.answer import metrics, modelfile
+from scene.answer.calibration import PROMISE
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, explain, printable
 from scene.learn import recipe
+from scene.learn.calibrate import calibrate, hold_out
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
@@ -34,6 +36,10 @@ def train_and_save(photos, teacher, options, output):
     from scene.learn.loop import LOSSES, train
     from scene.learn.precision import fastest
 
+    photos, held = hold_out(photos, options.seed or 0)
+    if held:
+        print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
+              f"{len(photos.labels)}.")
     source = teacher and teacher.network
     network = make_network(options, len(photos.classes), source)
     about = {"started_from": teacher.started_from} if teacher else {}
@@ -60,17 +66,34 @@ def train_and_save(photos, teacher, options, output):
         finished = find_finished(output, made["run"])
         if finished:
             kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
-            return Classifier.open(output.model), made | kept
+            return recalibrated(photos, held, options, output), made | kept
     if options.folds:
         made["cross_validation"] = validate(photos, settings, source, card, options, output, made["run"])
     with saving_diverged(network, card, checkpoint, output):
         history = train(network, pixels, labels, settings, source, checkpoint)
-    data = modelfile.encode(network, card)
-    output.keep_previous(data)
-    files.write(output.model, data)
-    classifier = Classifier.open(output.model)      # the test asks the file that will be deployed
+    classifier = write_model(network, card, photos, held, options, output)
     epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
     return classifier, made | {"history": epochs}
+
+
+def write_model(network, card, photos, held, options, output):
+    """Writes the model file of a trained network, calibrated if photos were held out: -> its Classifier."""
+    data = modelfile.encode(network, card)
+    if held:
+        found = calibrate(Classifier.load(data), photos, held, options.error or PROMISE)
+        data = modelfile.encode(network, card | {"calibration": found})
+    output.keep_previous(data)
+    files.write(output.model, data)
+    return Classifier.open(output.model)            # the test asks the file that will be deployed
+
+
+def recalibrated(photos, held, options, output):
+    """The Classifier of a finished run, calibrated again if photos were held out: --error may be another."""
+    with open(output.model, "rb") as file:
+        network, card = modelfile.load(file.read())
+    if held:
+        card.pop("calibration", None)
+    return write_model(network, card, photos, held, options, output)
 
 
 def say_uneven(photos):

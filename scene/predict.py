@@ -27,21 +27,28 @@ def run(options):
     for path in options.photos:
         try:
             with named(options.model):
-                answer = classifier.classify(read(path))
+                answer = classifier.answer(read(path))
         except PhotoError as error:
             print(f"{printable(path)}: {error}.", file=sys.stderr)
             if options.json:
                 print(json.dumps({"photo": path, "error": str(error)}))
             failed = 2
             continue
-        scene = next(iter(answer))
         if options.json:
-            print(json.dumps({"photo": path, "scene": scene, "probabilities": answer}))
+            print(json.dumps({"photo": path, **answer}))
         else:
-            print(f"{printable(path)}: {scene}")
-            for name, p in islice(answer.items(), SHOWN):
+            print(f"{printable(path)}: {words(answer)}")
+            for name, p in islice(answer["probabilities"].items(), SHOWN):
                 print(f"  {p:7.2%}  {name}")
     return failed
+
+
+def words(answer):
+    """An answer in a few words: "ocean", or "not sure: coast 41 %, mountain 38 %"."""
+    if answer.get("sure", True):
+        return answer["scene"]
+    likeliest = islice(answer["probabilities"].items(), 2)
+    return "not sure: " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in likeliest)
 
 
 def parse(arguments):

@@ -14,12 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scene.answer import endpoint
+from scene.answer import endpoint, openapi
 from scene.answer.classifier import Classifier
 from scene.answer.modelfile import ModelFileError
 from scene.models import MODES
 from scene.photos.decode import REMOTE
-from tests.asking import OCEAN, body, check, model_file, model_files, overflowing_network
+from tests.asking import GOOD, OCEAN, body, calibrated, check, model_file, model_files, overflowing_network
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,21 @@ def test_the_answer_is_the_classifiers(mode, ask, files, models):
     assert (entry["model"], entry["scene"]) == (answer["model"], answer["scene"])
     assert set(entry["milliseconds"]) == {"model", "decode", "predict", "total"} and "error" not in entry
     assert len(json.dumps(entry)) < 400                     # no room for a photo
+
+
+@pytest.mark.parametrize("sure, strange, expected", [
+    (0, 1e9, {"sure": True}), (2, 1e9, {"sure": False, "reason": "close_call"}),
+    (0, 0, {"sure": False, "reason": "unlike_training"})])
+def test_a_calibrated_model_says_whether_it_is_sure(sure, strange, expected):
+    """In two fields more, which the interface's description has, too."""
+    model = Classifier.load(calibrated("CNN", sure=np.float32(sure), strange=np.float32(strange)))
+    status, answer, _ = endpoint.answer(GOOD, "id-1", lambda mode: model)
+    check(status, json.dumps(answer), "id-1")
+    assert {name: answer[name] for name in ("sure", "reason") if name in answer} == expected
+    schema = openapi.SCHEMAS["SceneAnswer"]
+    assert answer.keys() <= schema["properties"].keys() and schema["required"] == [
+        "scene", "probabilities", "mode", "model", "requestId"]
+    assert answer.get("reason", "close_call") in schema["properties"]["reason"]["enum"]
 
 
 def test_numpy_and_torch_agree(files):
@@ -200,7 +215,7 @@ def test_what_nobody_foresaw_is_a_500_with_its_trace_in_the_log_only(kind, ask, 
     def broken(*_):
         raise kind("/secret/path")
 
-    monkeypatch.setattr(Classifier, "probabilities", broken)
+    monkeypatch.setattr(Classifier, "judge", broken)
     status, answer, entry = ask(body())
     assert (status, code(answer)) == (500, "internal_error") and "secret" not in json.dumps(answer)
     assert entry["error"]["type"] == kind.__name__

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from scene.answer import modelfile
+from scene.answer.calibration import NEVER
 from scene.answer.classifier import BATCH_PIXELS, Classifier
 from scene.models import MODES
 from scene.nn.loss import softmax
 from scene.photos.decode import decode
-from tests.asking import CLASSES, model_file, small_network
+from tests.asking import CLASSES, calibrated, model_file, small_network
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -114,6 +115,26 @@ def test_command_prints_json(model, tmp_path):
                      "probabilities": pytest.approx(answer, abs=1e-6)}
     assert second == {"photo": str(none), "error": "cannot be read: No such file or directory"}
     assert result.returncode == 2
+
+
+@pytest.fixture
+def unsure(tmp_path):
+    """A model that is never sure."""
+    path = tmp_path / "unsure"
+    path.write_bytes(calibrated(sure=np.float32(NEVER), strange=np.float32(1e9)))
+    return path
+
+
+def test_command_says_that_it_is_not_sure(unsure, tmp_path):
+    (tmp_path / "one.png").write_bytes(picture())
+    result = predict(tmp_path / "one.png", "--model", unsure)
+    first, *rows = result.stdout.splitlines()
+    likeliest = list(Classifier.open(unsure).classify(picture()).items())
+    words = ", ".join(f"{name} {100 * p:.0f} %" for name, p in likeliest[:2])
+    assert first == f"{tmp_path}/one.png: not sure: {words}" and len(rows) == 3
+    result = predict(tmp_path / "one.png", "--model", unsure, "--json")
+    answer = json.loads(result.stdout)
+    assert answer["sure"] is False and answer["reason"] == "close_call" and answer["scene"] == likeliest[0][0]
 
 
 def test_a_bad_photo_is_a_sentence_and_the_others_are_answered(model, tmp_path):

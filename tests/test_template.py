@@ -112,11 +112,11 @@ def test_the_models_of_the_api_are_those_of_the_openapi_document():
 
 def test_a_field_that_is_added_there_is_in_the_template(monkeypatch):
     properties = openapi.SCHEMAS["SceneAnswer"]["properties"]
-    monkeypatch.setitem(properties, "sure", {"type": "boolean"})
+    monkeypatch.setitem(properties, "more", {"type": "boolean"})
     answer = cfn_yaml.loads(render.template({}))["Resources"]["AnswerModel"]["Properties"]["Schema"]
-    assert answer["properties"]["sure"] == {"type": "boolean"}
+    assert answer["properties"]["more"] == {"type": "boolean"}
     document = openapi.document("https://x", openapi.of_the_gateway())
-    assert document["components"]["schemas"]["SceneAnswer"]["properties"]["sure"] == {"type": "boolean"}
+    assert document["components"]["schemas"]["SceneAnswer"]["properties"]["more"] == {"type": "boolean"}
 
 
 def test_the_openapi_document_has_the_gateways_codes_and_statuses():
@@ -212,7 +212,7 @@ def test_the_deployment_has_a_new_name_whenever_what_it_is_a_snapshot_of_changes
         return re.search(r"!Ref (Deployment\w+)", text)[1]
 
     names = [name(), name(Memory="512"), name(CorsOrigin=""), name(CorsOrigin="https://example.com")]
-    monkeypatch.setitem(openapi.SCHEMAS["SceneAnswer"]["properties"], "sure", {"type": "boolean"})
+    monkeypatch.setitem(openapi.SCHEMAS["SceneAnswer"]["properties"], "more", {"type": "boolean"})
     names.append(name())
     monkeypatch.undo()
     text = (FOLDER / "template.yaml").read_text(encoding="utf-8")

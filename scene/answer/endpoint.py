@@ -2,6 +2,7 @@
 
     {"mode": "CNN", "imageBase64": "…"}
         -> {"scene": "ocean", "probabilities": {class: p}, "mode": "CNN", "model": "3e9…", "requestId": "…"}
+           and, by a model with a calibration, "sure": true, or "sure": false and "reason": "close_call"
     a photo itself, and the mode
         -> the same
     a request that cannot be answered
@@ -116,10 +117,10 @@ def classify(body, find_model, entry: dict) -> dict:
     milliseconds["decode"] = since(started)
 
     started = time.perf_counter()
-    probabilities = model.classify_pixels(pixels)
-    entry["scene"] = next(iter(probabilities))
+    answer = model.answer_pixels(pixels)
+    entry["scene"] = answer["scene"]
     milliseconds["predict"] = since(started)
-    return {"scene": entry["scene"], "probabilities": probabilities, "mode": mode, "model": model.name}
+    return answer | {"mode": mode, "model": model.name}
 
 
 def read(body, entry: dict) -> tuple[str, bytes]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from scene.answer.calibration import REASONS
 from scene.answer.endpoint import SERVE_ONLY, STATUS
 from scene.models import MODES
 from scene.photos.decode import REMOTE
@@ -48,6 +49,8 @@ SCHEMAS = {
         "properties": {
             "scene": {"type": "string", "description": "The likeliest class"},
             "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+            "sure": {"type": "boolean", "description": "Whether the scene is to be relied on"},
+            "reason": {"type": "string", "enum": list(REASONS), "description": "Why it is not sure"},
             "mode": MODE,
             "model": {"type": "string", "description": "The first 12 hex digits of the model file's SHA-256"},
             "requestId": {"type": "string"},

@@ -22,7 +22,7 @@ Counting the wrong answers among a few hundred photos would be noisy: a smooth c
     P(right | c) = σ(a + b logit c),   σ(x) = 1 / (1 + e⁻ˣ),   logit c = log c - log(1 - c)
 
 The temperature has already brought a near 0 and b near 1, so the fit maximises the likelihood times a
-Gaussian prior, a = 0 ± 0.1 and b = 1 ± 0.1, which a few hundred photos can correct. (tests/bench/README.md
+Gaussian prior, a = 0 ± 0.05 and b = 1 ± 0.05, which a few hundred photos can correct. (tests/bench/README.md
 compares.)
 
 **Strangeness.** A photo that is stranger (strangeness.py) than 97.5 % of the held-out photos is unlike those
@@ -47,7 +47,7 @@ BINS = 15
 USUAL = 0.975               # of the known photos are less strange than the limit
 NEVER = 2.0                 # a confidence that no answer has
 PRIOR = np.array([0.0, 1.0])     # of a and b
-SPREAD = 0.1                # the standard deviation of both
+SPREAD = 0.05               # the standard deviation of both
 CLOSE_CALL = "close_call"
 UNLIKE_TRAINING = "unlike_training"
 REASONS = CLOSE_CALL, UNLIKE_TRAINING

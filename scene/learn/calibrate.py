@@ -12,6 +12,7 @@ import numpy as np
 
 from scene import processes
 from scene.answer import calibration, strangeness
+from scene.photos.folder import close_up
 
 ENOUGH = 1000               # training photos: of fewer, none can be spared
 SHARE = 0.05
@@ -32,10 +33,7 @@ def hold_out(photos, seed, groups=None):
 
     A twentieth of every class is held out, drawn by the seed. groups: a number for each photo, the same for
     photos that are nearly the same: none of these is held out, since the network would know it.
-    The pixels are moved together in place: there may be no memory for a copy of them.
     """
-    from scene.photos.folder import close_up
-
     if len(photos.labels) < ENOUGH:
         return photos, None
     held = draw(photos.labels, seed, groups)

@@ -5,6 +5,7 @@ Next: locks.py
 
 import errno
 import glob
+import itertools
 import os
 import re
 import stat
@@ -18,6 +19,8 @@ from scene.locks import is_at, lock
 CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 # A file that is mounted by itself (EBUSY), that belongs to somebody else, or a file system without rename.
 CANNOT_REPLACE = {errno.EBUSY, errno.EPERM, errno.EACCES, errno.EXDEV, errno.ETXTBSY, *CANNOT_SYNC}
+# A file system without hard links, such as FAT; one that allows no more; or a file of somebody else's.
+CANNOT_LINK = {errno.EPERM, errno.EACCES, errno.EMLINK, *CANNOT_SYNC}
 
 
 def write(path: str | os.PathLike, data: bytes, overwrite: bool = True, mode: int | None = None) -> None:
@@ -75,6 +78,41 @@ def write_in_place(path: str, data: bytes) -> None:
         file.truncate()
         file.flush()
         sync(file)
+
+
+def move(path: str, target: str) -> None:
+    """Renames a file, and never overwrites: raises FileExistsError if something is at target.
+
+    If it is killed, the file is at one of the two paths, or at both. Raises OSError: EXDEV if target is on
+    another file system. Where a file system has no hard links, another program could take the name in the
+    instant between looking and renaming. On Windows, renaming never overwrites.
+    """
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
+        os.rename(path, target)
+        sync_folder(os.path.dirname(target))
+        return
+    sync_folder(os.path.dirname(target))        # a power cut must not take both names
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass                                    # somebody else has moved it, too
+    except OSError:
+        os.unlink(target)
+        raise
+
+
+def numbered(path: str) -> Iterator[str]:
+    """Names for a file whose own may be taken: photo.jpg, photo_2.jpg, photo_3.jpg, …"""
+    yield path
+    stem, suffix = os.path.splitext(path)
+    for number in itertools.count(2):
+        yield f"{stem}_{number}{suffix}"
 
 
 def check_writable(path: str) -> None:

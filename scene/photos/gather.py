@@ -1,0 +1,94 @@
+"""The arguments of a command -> the photos that they name: files, folders and patterns.
+
+Next: journal.py
+"""
+
+import functools
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from scene.errors import printable
+from scene.photos.folder import HEIC, SUFFIXES, count, suffix_of
+
+# Pictures that Scene cannot read. They are tried like photos, so that each is listed with the reason.
+UNREADABLE = (*HEIC, ".avif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".bmp",
+              ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+PICTURES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}.union(UNREADABLE)
+
+
+class Inputs:
+    """What the arguments of a command name.
+
+    folders      those that were named, in order; a link to a folder counts, since somebody named it
+    files        those that were named: each is taken for a photo, whatever its suffix
+    problems     (path, what is wrong with it), also of `photos`
+    passed_over  counts what `photos` left out in folders, by suffix or as "hidden", "link", "no suffix"
+    """
+
+    def __init__(self, arguments: Sequence[str]):
+        self.named: list[str] = []
+        self.problems: list[tuple[str, str]] = []
+        self.passed_over: Counter = Counter()
+        for argument in arguments:
+            found = expand(argument)
+            self.named += found
+            if not found:
+                self.problems.append((argument, "no file or folder matches this pattern"))
+        self.folders = [path for path in self.named if os.path.isdir(path)]
+        self.files = [path for path in self.named if not os.path.isdir(path)]
+
+    @property
+    def roots(self) -> list[str]:
+        """The real paths of the folders, and of those that the named files lie in."""
+        folders = self.folders + [os.path.dirname(path) for path in self.files]
+        return sorted({os.path.realpath(folder) for folder in folders})
+
+    def photos(self) -> list[str]:
+        """The paths of all photos: folders recursively, in the order of names. No photo comes twice."""
+        real = functools.cache(os.path.realpath)
+        paths = {}
+        for named in self.named:
+            found = self.walk(named) if os.path.isdir(named) else [named]
+            for path in found:
+                folder, name = os.path.split(path)
+                paths.setdefault(os.path.join(real(folder), name), path)
+        return list(paths.values())
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """The pictures in a folder and its subfolders. Links in it are not followed."""
+        waiting = self.entries(folder)
+        while waiting:
+            entry = waiting.pop()
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                self.passed_over["hidden"] += 1
+            elif entry.is_symlink():
+                self.passed_over["link"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                waiting += self.entries(entry.path)
+            elif suffix_of(entry.name) in PICTURES:
+                yield entry.path
+            else:
+                self.passed_over[suffix_of(entry.name) or "no suffix"] += 1
+
+    def entries(self, folder):
+        """A folder's entries, the first name last, so that `pop` takes them in the order of names."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            self.problems.append((folder, f"cannot be read: {error.strerror}"))
+            return []
+
+    def describe_passed_over(self) -> str:
+        """What was left out in the folders: "2 hidden files, 3 .txt files"."""
+        return ", ".join(count(number, f"{printable(kind)} file" if kind != "link" else "link")
+                         for kind, number in sorted(self.passed_over.items()))
+
+
+def expand(argument: str) -> list[str]:
+    """The paths that an argument names: itself or, where the shell left a pattern alone, its matches."""
+    if os.path.lexists(argument) or not set(argument) & set("*?["):
+        return [argument]
+    return sorted(glob.glob(argument, recursive=True))

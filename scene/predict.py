@@ -57,7 +57,7 @@ def predict(options):
     for path, what in inputs.problems:
         summary.problem(path, what)
     summary.print_list()
-    if summary.photos > 1 or sorter:
+    if summary.photos > 1 or options.sort or options.csv:
         summary.print_counts()
         if options.csv:
             summary.say(f"The table is {shown(options.csv)}.")

@@ -1,27 +1,30 @@
 """Sorting that is cut off: at every step in turn, or by a kill at a random moment. Nothing may be lost.
 
 tests/test_sort.py cuts off every step and tries ten kills; `python -m tests.bench.soak sort` tries 200.
+Nothing here imports torch, since a process with it takes ten times as long to fork.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-import numpy as np
 from PIL import Image
 
 from scene import errors, predict
+from scene.answer.classifier import PRETRAINED
 from scene.photos import journal, sort
 from scene.photos.gather import Inputs
-from tests.asking import CLASSES, model_file, small_network
+from scene.photos.undo import undo
 
+ROOT = Path(__file__).parent.parent
+CLASSES = ["sea", "meadow"]
 CUT = 77        # the exit code of a process that is cut off
 
 
@@ -116,6 +119,66 @@ def counted(function, step, name, done=[0]):        # noqa: B006  (one counter f
     return call
 
 
+def every_step(move, kind):
+    """Cuts off the sorting, and then the undoing, before every step, and prints how many there were.
+
+    kind: "same" file system, "across" two, "fat" for one without hard links, or "fat, across".
+    """
+    behave_like(kind)
+    step = 0
+    more = True
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        while more:
+            step += 1
+            root = Path(folder).resolve() / str(step)
+            make_source(root / "photos", 2)
+            more = one_step(root / "photos", root / "sorted", move, step)
+    print(step)
+
+
+def one_step(source, into, move, step):
+    """Cuts off sorting and undoing before the step of this number. Returns whether sorting has so many."""
+    before = snapshot(source)
+    more = cut_off(lambda: sort_all(source, into, move), step)
+    check_nothing_lost(before, source, into, move)
+    if step % 2:                                                # half of them are not finished first
+        sort_all(source, into, move)
+        after = snapshot(into)
+        assert [path for path in after if "/" in path] == ["meadow/1.jpg", "meadow/1_2.jpg", "sea/0.jpg"]
+        assert hashes(before) <= hashes(after)
+        assert set(snapshot(source)) == ({"b/0.jpg"} if move else set(before)), "one was there already"
+    undo_files = list(into.glob("undo_*.csv"))
+    if undo_files:
+        again = cut_off(lambda: list(undo(str(undo_files[0]))), step)
+        check_nothing_lost(before, source, into, move)
+        list(undo(str(undo_files[0])))
+        assert snapshot(source) == before, (step, again)
+        assert os.listdir(into) == [undo_files[0].name], (step, again)
+    return more
+
+
+def behave_like(kind):
+    """Lets links and renames in this process behave as on file systems of this kind."""
+    real_link, real_rename = os.link, os.rename
+
+    def crosses(*paths):
+        return len({part for path in paths for part in Path(path).parts if part in ("photos", "sorted")}) > 1
+
+    def link(path, target):
+        if "fat" in kind:
+            raise OSError(errno.EPERM, "no hard links")
+        if "across" in kind and crosses(path, target):
+            raise OSError(errno.EXDEV, "across file systems")
+        real_link(path, target)
+
+    def rename(path, target):
+        if "across" in kind and crosses(path, target):
+            raise OSError(errno.EXDEV, "across file systems")
+        real_rename(path, target)
+
+    os.link, os.rename = link, rename
+
+
 # Kills at random moments
 
 
@@ -171,8 +234,10 @@ def make_photos(folder, count, random):
     for i in range(count):
         path = folder / f"{i % 3}" / f"{i // 2}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(random.getrandbits(32)).integers(256, size=(12, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
+        corners = [tuple(random.randrange(256) for _ in range(3)) for _ in range(4)]
+        image = Image.new("RGB", (2, 2))
+        image.putdata(corners)
+        image.resize((16, 16), Image.Resampling.BILINEAR).save(path)
         os.utime(path, ns=(10**18, 10**18 + random.getrandbits(40)))
 
 
@@ -200,8 +265,7 @@ def sorts(count):
             source, into = one / "photos", two / "sorted"
             make_photos(source, 40, random)
             before = snapshot(source)
-            model_file(small_network("FCNN"), "FCNN", one / "model")
-            options = ["--sort", into, "--model", one / "model", *["--move"] * move]
+            options = ["--sort", into, "--model", PRETRAINED["FCNN"], *["--move"] * move]
 
             def run(name, *arguments, one=one, before=before, source=source, into=into, move=move):
                 """Runs a command until it ends, and kills it at random moments before."""
@@ -234,7 +298,3 @@ def sorts(count):
           f"across two: {kills['sort']} sorts and {kills['undo']} undos killed, {between} of them with some "
           f"photos sorted and others not; {finished} finished. No photo was lost, half there or changed, and "
           "every undo left the photos as they were, times included")
-
-
-if __name__ == "__main__":
-    sorts(int(sys.argv[1]))

@@ -50,11 +50,19 @@ class Inputs:
         real = functools.cache(os.path.realpath)
         paths = {}
         for named in self.named:
-            found = self.walk(named) if os.path.isdir(named) else [named]
-            for path in found:
+            for path in self.search(named):
                 folder, name = os.path.split(path)
                 paths.setdefault(os.path.join(real(folder), name), path)
         return list(paths.values())
+
+    def search(self, named: str) -> list[str]:
+        """The photos in a folder, or a file that was named. A folder without photos is a problem."""
+        if not os.path.isdir(named):
+            return [named]
+        found = list(self.walk(named))
+        if not found and named not in dict(self.problems):
+            self.problems.append((named, "no photos in it"))
+        return found
 
     def walk(self, folder: str) -> Iterator[str]:
         """The pictures in a folder and its subfolders. Links in it are not followed."""

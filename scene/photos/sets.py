@@ -1,6 +1,6 @@
 """TRAIN and TEST, from one folder or two to pixels, with a report on the terminal.
 
-Next: ../errors.py
+Next: gather.py
 """
 
 import math

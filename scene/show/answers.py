@@ -20,7 +20,7 @@ from scene.photos.journal import line, quote
 from scene.photos.sort import UNSURE
 
 SHOWN = 5           # classes of each photo
-LISTED = 100        # photos with the same problem
+LISTED = 50        # photos with the same problem
 COLUMNS = "photo", "scene", "probability", "sure", "reason", "error"
 
 

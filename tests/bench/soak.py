@@ -22,7 +22,7 @@ from random import Random
 from scene.answer.classifier import PRETRAINED
 from scene.answer.endpoint import MAX_REQUEST
 from scene.serve import BODY_SECONDS, GOODBYE_SECONDS, HEADER_SECONDS, THREADS
-from tests import crash
+from tests import crash, sorting
 from tests.asking import Server, body, receive, request
 from tests.fuzz import DAMAGES, is_refused, saved, saved_as_format_1
 from tests.hostile import KINDS
@@ -281,6 +281,7 @@ PARTS = {                                                   # functions, and how
     "kills": (crash.kills, 200),
     "resumes": (crash.resumes, 20),
     "pairs": (crash.pairs, 100),
+    "sort": (sorting.sorts, 200),
     "requests": (requests, 10_000),
     "serve": (serve, 600),                                  # seconds
 }

@@ -1,0 +1,80 @@
+"""scene/photos/gather.py: files, folders and patterns -> photos."""
+
+import os
+
+import pytest
+
+from scene.photos.gather import Inputs
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of photos as phones and cameras leave them, as the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/b/2.jpg", "p/b/10.JPG", "p/a.png", "p/c.webp", "p/d/e/f.jpeg", "p/B.heic", "p/movie.mp4",
+                 "p/.hidden.jpg", "p/.cache/x.jpg", "p/__MACOSX/y.jpg", "p/README", "q[1].jpg",
+                 "other/z.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path
+
+
+def test_folders_are_searched_in_the_order_of_names(folder):
+    inputs = Inputs(["p"])
+    assert inputs.photos() == ["p/B.heic", "p/a.png", "p/b/10.JPG", "p/b/2.jpg", "p/c.webp", "p/d/e/f.jpeg"]
+    assert inputs.passed_over == {"hidden": 3, ".mp4": 1, "no suffix": 1} and not inputs.problems
+    assert inputs.describe_passed_over() == "1 .mp4 file, 3 hidden files, 1 no suffix file"
+
+
+def test_the_order_is_that_of_the_arguments_and_no_photo_comes_twice(folder):
+    inputs = Inputs(["p/d", "p/a.png", "p", "./p/a.png", str(folder / "p/b"), "p/b/../b/2.jpg"])
+    assert inputs.photos() == ["p/d/e/f.jpeg", "p/a.png", "p/B.heic", "p/b/10.JPG", "p/b/2.jpg", "p/c.webp"]
+
+
+def test_a_named_file_is_a_photo_whatever_its_name(folder):
+    assert Inputs(["p/README", "none.jpg", "p/.hidden.jpg"]).photos() == [
+        "p/README", "none.jpg", "p/.hidden.jpg"]
+
+
+@pytest.mark.parametrize("pattern, found", [
+    ("p/*.png", ["p/a.png"]),
+    ("p/b/*", ["p/b/10.JPG", "p/b/2.jpg"]),
+    ("p/?.*", ["p/B.heic", "p/a.png", "p/c.webp"]),
+    ("p/[a-c].*g", ["p/a.png"]),
+    ("p/**/*.jp*g", ["p/__MACOSX/y.jpg", "p/b/2.jpg", "p/d/e/f.jpeg"]),
+    ("p/d*", ["p/d/e/f.jpeg"]),                         # a folder
+    ("q[1].jpg", ["q[1].jpg"]),                         # a file of this name
+])
+def test_patterns_that_the_shell_left_alone(folder, pattern, found):
+    assert Inputs([pattern]).photos() == found
+
+
+def test_a_pattern_without_a_match_is_a_problem(folder):
+    inputs = Inputs(["p/*.bmp", "p/a.png"])
+    assert inputs.photos() == ["p/a.png"]
+    assert inputs.problems == [("p/*.bmp", "no file or folder matches this pattern")]
+
+
+def test_links_in_a_folder_are_not_followed_but_one_that_is_named_is(folder):
+    os.symlink(folder / "other", folder / "p/link")
+    os.symlink(folder / "other/z.jpg", folder / "p/z.jpg")
+    os.symlink(folder / "p", folder / "p/d/loop")
+    os.symlink("nowhere.jpg", folder / "p/dangling.jpg")
+    os.symlink(folder / "p/d", folder / "named")
+    inputs = Inputs(["p"])
+    assert not [path for path in inputs.photos() if "z.jpg" in path] and inputs.passed_over["link"] == 4
+    inputs = Inputs(["named"])
+    assert inputs.photos() == ["named/e/f.jpeg"] and inputs.roots == [str(folder / "p/d")]
+
+
+def test_names_that_are_not_utf_8_or_hold_line_breaks(folder):
+    names = [b"p/x/\xff.jpg", b"p/x/a\nb.jpg", "p/x/ü.jpg".encode()]
+    os.mkdir("p/x")
+    for name in names:
+        open(name, "wb").close()
+    assert sorted(map(os.fsencode, Inputs(["p/x"]).photos())) == sorted(names)
+
+
+def test_roots_are_the_real_folders(folder):
+    assert Inputs(["p", "p/a.png", "other/z.jpg"]).roots == [str(folder / "other"), str(folder / "p")]

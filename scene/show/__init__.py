@@ -1,1 +1,1 @@
-"""Reports and web pages will live here."""
+"""What people look at: answers now, reports and web pages to come."""

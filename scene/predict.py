@@ -56,15 +56,21 @@ def predict(options):
                 summary.add(folder_for(answer))
     for path, what in inputs.problems:
         summary.problem(path, what)
-    summary.print_list()
-    if summary.photos > 1 or options.sort or options.csv:
-        summary.print_counts()
-        if options.csv:
-            summary.say(f"The table is {shown(options.csv)}.")
-        if inputs.passed_over:
-            summary.say(f"Passed over in the folders: {inputs.describe_passed_over()}.")
-        summary.say(next_step(options, sorter))
+    conclude(summary, inputs, sorter, options)
     return 2 if summary.failed else 0
+
+
+def conclude(summary, inputs, sorter, options):
+    """Prints what was wrong and, unless it was about a single photo, the counts and the next command."""
+    summary.print_list()
+    if summary.photos < 2 and not options.sort and not options.csv:
+        return
+    summary.print_counts()
+    if options.csv:
+        summary.say(f"The table is {shown(options.csv)}.")
+    if inputs.passed_over:
+        summary.say(f"Passed over in the folders: {inputs.describe_passed_over()}.")
+    summary.say(next_step(options, sorter))
 
 
 def answers(classifier, paths, options):
@@ -135,20 +141,24 @@ def open_sorter(options, inputs, classes):
 @contextmanager
 def explained(work):
     """Adds to an error or stop signal in the block that the same command continues."""
-    advice = "No photo is lost: the same command continues"
     with work as sorter:
         try:
             yield sorter
-        except OSError as error:
-            raise UserError(f"{explain(error)} {advice}{undoing(sorter)}.") from error
         except Stopped as error:
-            raise Stopped(error.number, f"{error} {advice}{undoing(sorter)}.") from error
+            raise Stopped(error.number, f"{error} {advice(sorter)}") from error
+        except OSError as error:
+            raise UserError(f"{explain(error)} {advice(sorter)}") from error
+        except UserError as error:
+            raise UserError(f"{error} {advice(sorter)}") from error
+        except Exception as error:
+            error.add_note(advice(sorter))
+            raise
 
 
-def undoing(sorter):
-    """How to take back what was sorted so far, for the end of a sentence."""
-    path = sorter.journal.path
-    return f", and python -m scene.predict --undo {shown(path)} takes back what was sorted" if path else ""
+def advice(sorter):
+    """How to go on with a sorting that was cut off."""
+    undoing = f"python -m scene.predict --undo {shown(sorter.journal.path)} takes back what was sorted"
+    return f"No photo is lost: the same command continues{f', and {undoing}' if sorter.journal.path else ''}."
 
 
 def sort_photo(sorter, answer, sha256, summary, options):

@@ -261,14 +261,14 @@ def check_classes(classes):
     """Raises UserError if two classes, or a class and UNSURE, would share a folder on Windows or a Mac."""
     first = {UNSURE: None}
     for name in classes:
-        key = unicodedata.normalize("NFC", name).casefold()
+        key = unicodedata.normalize("NFC", name).casefold().rstrip(". ")
         if first.setdefault(key, name) is None:
             raise UserError(f"The model has a class called {printable(name)}, but --sort needs that name for "
                             "photos that the model is not sure about: rename the class's folder and train "
                             "again.")
         if first[key] != name:
-            raise UserError(f"The model's classes {printable(first[key])} and {printable(name)} differ only "
-                            "in case, so they would share a folder: rename one and train again.")
+            raise UserError(f"The model's classes {printable(first[key])} and {printable(name)} would share "
+                            "a folder on Windows or a Mac: rename one and train again.")
 
 
 def contains(folder, path):

@@ -12,7 +12,6 @@ from contextlib import nullcontext, suppress
 
 from scene import files
 from scene.errors import printable
-from scene.files import is_path_component
 from scene.photos.journal import TEMPORARY, JournalError, Record, close_interrupted, read, roots_of
 from scene.photos.sort import LeftInPlace, claimed, contains, digest, drop, move
 from scene.signals import postponed
@@ -105,7 +104,7 @@ def check(path, number, into, record, roots):
     """Raises JournalError if a record names a path outside of INTO and the folders that were sorted."""
     if record.action in ("folder", "copy", "move"):
         parts = record.target.split("/")
-        inside = (len(parts) == (1 if record.action == "folder" else 2) and all(map(is_path_component, parts))
+        inside = (len(parts) == (1 if record.action == "folder" else 2) and all(map(is_name, parts))
                   and not os.path.islink(os.path.join(into, parts[0])))
         if record.action != "folder":
             folder = os.path.dirname(record.source)
@@ -115,6 +114,11 @@ def check(path, number, into, record, roots):
         if not inside:
             raise JournalError(f"{printable(path)}, line {number}: a path leads out of the folders that were "
                                "sorted. Nothing was changed.")
+
+
+def is_name(part):
+    """Whether a part of a path is a plain name. Only Windows has a separator other than "/"."""
+    return part not in ("", ".", "..") and "\0" not in part and os.path.basename(part) == part
 
 
 def lies_in(folder, path):

@@ -56,6 +56,8 @@ def predict(options):
                 summary.add(folder_for(answer))
     for path, what in inputs.problems:
         summary.problem(path, what)
+    for folder in inputs.empty:             # no mistake if an earlier command has moved its photos
+        (summary.list if options.sort else summary.problem)(folder, "no photos in it")
     conclude(summary, inputs, sorter, options)
     return 2 if summary.failed else 0
 

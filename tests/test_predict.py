@@ -271,6 +271,8 @@ def test_sorting_and_bringing_back(folder, model):
     counts = {scene: number for number, scene in re.findall(r"(\d+)  moved to sorted/(\w+)", done.stdout)}
     assert counts == {scene: str(list(true.values()).count(scene)) for scene in set(true.values())}
     assert "       2  without an answer\nPassed over in the folders: 1 .mov file, 1 hidden" in done.stdout
+    again = predict(*command, cwd=folder.parent)
+    assert again.returncode == 2 and again.stderr == LISTED        # nothing is left but what cannot be read
     undo = re.search(r"^To take this back: python -m scene.predict (--undo sorted/undo_[\d_-]+.csv)$",
                      done.stdout, re.MULTILINE)[1].split()
 
@@ -280,6 +282,17 @@ def test_sorting_and_bringing_back(folder, model):
     assert (back.returncode, back.stderr) == (0, "")
     assert re.fullmatch(r"30 photos in .* per second:\n      30  moved back\n", back.stdout)
     assert snapshot(folder) == before and len(os.listdir(folder.parent / "sorted")) == 1
+
+
+def test_moving_again_what_has_been_moved_is_no_mistake(folder, model, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    (folder / "0/bad.jpg").unlink()
+    (folder / "1/IMG_1.HEIC").unlink()
+    for said in "30 photos in", "0 photos in":
+        assert in_process("photos", "--model", model, "--sort", "sorted", "--move") == 0
+        output, errors = capsys.readouterr()
+        assert output.startswith(said)
+    assert errors == "photos: no photos in it.\n" and output.endswith("\nNothing was changed.\n")
 
 
 def in_process(*arguments):

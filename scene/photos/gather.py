@@ -24,12 +24,14 @@ class Inputs:
     folders      those that were named, in order; a link to a folder counts, since somebody named it
     files        those that were named: each is taken for a photo, whatever its suffix
     problems     (path, what is wrong with it), also of `photos`
+    empty        the named folders in which `photos` found none
     passed_over  counts what `photos` left out in folders, by suffix or as "hidden", "link", "no suffix"
     """
 
     def __init__(self, arguments: Sequence[str]):
         self.named: list[str] = []
         self.problems: list[tuple[str, str]] = []
+        self.empty: list[str] = []
         self.passed_over: Counter = Counter()
         for argument in arguments:
             found = expand(argument)
@@ -56,12 +58,12 @@ class Inputs:
         return list(paths.values())
 
     def search(self, named: str) -> list[str]:
-        """The photos in a folder, or a file that was named. A folder without photos is a problem."""
+        """The photos in a folder, or a file that was named."""
         if not os.path.isdir(named):
             return [named]
         found = list(self.walk(named))
         if not found and named not in dict(self.problems):
-            self.problems.append((named, "no photos in it"))
+            self.empty.append(named)
         return found
 
     def walk(self, folder: str) -> Iterator[str]:

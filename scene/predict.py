@@ -20,6 +20,8 @@ from scene.errors import UserError, explain, printable
 from scene.models import DEFAULT_MODE
 from scene.photos.decode import PhotoError, read
 from scene.photos.gather import Inputs
+from scene.photos.journal import read as read_journal
+from scene.photos.journal import roots_of
 from scene.photos.sort import AlreadyThere, LeftInPlace, rehearse, sorting
 from scene.photos.undo import BACK, DONE, undo
 from scene.show.answers import SHOWN, Summary, csv_file, folder_for, print_answer, print_json, shown
@@ -48,7 +50,7 @@ def predict(options):
             add_row(answer)
             show(answer, options)
             if "error" in answer:
-                summary.add("without an answer")
+                summary.add("cannot be read, left in place" if sorter else "cannot be read")
                 summary.problem(answer["photo"], answer["error"])
             elif sorter:
                 sort_photo(sorter, answer, sha256, summary, options)
@@ -214,6 +216,10 @@ def take_back(options):
     summary.print_counts()
     if options.dry_run:
         summary.say("Nothing was changed. The same command without --dry-run does it.")
+    else:
+        folders = " ".join(map(shown, roots_of(read_journal(options.undo))[:3]))
+        into = shown(os.path.dirname(os.path.abspath(options.undo)))
+        summary.say(f"To sort them again: python -m scene.predict {folders} --sort {into}")
     return 2 if summary.failed else 0
 
 

@@ -270,7 +270,7 @@ def test_sorting_and_bringing_back(folder, model):
     assert snapshot(folder) == {path: what for path, what in before.items() if not path.endswith(".png")}
     counts = {scene: number for number, scene in re.findall(r"(\d+)  moved to sorted/(\w+)", done.stdout)}
     assert counts == {scene: str(list(true.values()).count(scene)) for scene in set(true.values())}
-    assert "       2  without an answer\nPassed over in the folders: 1 .mov file, 1 hidden" in done.stdout
+    assert "       2  cannot be read, left in place\nPassed over in the folders: 1 .mov file" in done.stdout
     again = predict(*command, cwd=folder.parent)
     assert again.returncode == 2 and again.stderr == LISTED        # nothing is left but what cannot be read
     undo = re.search(r"^To take this back: python -m scene.predict (--undo sorted/undo_[\d_-]+.csv)$",
@@ -280,7 +280,8 @@ def test_sorting_and_bringing_back(folder, model):
     assert (planned.returncode, planned.stderr) == (0, "") and planned.stdout.count(" -> photos/") == 30
     back = predict(*undo, cwd=folder.parent)
     assert (back.returncode, back.stderr) == (0, "")
-    assert re.fullmatch(r"30 photos in .* per second:\n      30  moved back\n", back.stdout)
+    assert re.fullmatch(r"30 photos in .* per second:\n      30  moved back\n"
+                        r"To sort them again: python -m scene.predict photos --sort sorted\n", back.stdout)
     assert snapshot(folder) == before and len(os.listdir(folder.parent / "sorted")) == 1
 
 

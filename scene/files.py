@@ -178,3 +178,19 @@ def is_path_component(name: str) -> bool:
     """Whether a name can be that of a file or folder: no separator or NUL in it, and at most 255 bytes."""
     length = len(name.encode("utf-8", "surrogateescape"))
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and length <= 255
+
+
+def contains(folder: str, path: str) -> bool:
+    """Whether a path is a folder, or lies in it, by whatever links or spelling."""
+    try:
+        mine = os.stat(folder)
+    except OSError:                             # what does not exist yet has nothing in it
+        return False
+    path = os.path.realpath(path)
+    while True:
+        with suppress(OSError):
+            if os.path.samestat(mine, os.stat(path)):
+                return True
+        if path == os.path.dirname(path):
+            return False
+        path = os.path.dirname(path)

@@ -23,7 +23,7 @@ def test_names_read_back_exactly_and_are_no_formulas(name, tmp_path):
     assert text.isprintable() and text.encode() and text[0] not in "=+-@\t\r"
     record = Record("move", SHA, 10**18 + 1, name, name)
     (tmp_path / "undo_.csv").write_bytes(journal.line(journal.HEADER) + journal.encode(record))
-    assert read(tmp_path / "undo_.csv") == [record]
+    assert journal.parse(tmp_path / "undo_.csv") == [record]
     assert len((tmp_path / "undo_.csv").read_bytes().splitlines()) == 2
 
 
@@ -114,6 +114,14 @@ def test_another_file_is_no_undo_file(tmp_path, content):
     with pytest.raises(JournalError, match=r"undo_.csv is not an undo file, or damaged in line \d+: nothing"):
         read(str(tmp_path / "undo_.csv"))
     assert Journal(str(tmp_path), ["/photos"]).path is None
+
+
+@pytest.mark.parametrize("roots, line", [([""], 2), (["photos"], 2), (["/other"], 3), (["/photos2"], 3)])
+def test_a_run_that_was_cut_off_is_not_continued_if_a_path_leads_out_of_its_folders(tmp_path, roots, line):
+    path = written(tmp_path, MOVE, roots=roots)
+    assert Journal(str(tmp_path), roots).path is None
+    with pytest.raises(JournalError, match=f"undo_.*csv, line {line}: a path leads"):
+        read(path)
 
 
 def test_a_line_is_on_the_disk_before_note_returns(tmp_path, monkeypatch):

@@ -86,6 +86,13 @@ def decode(row: list[str]) -> Record:
 
 
 def read(path: str) -> list[Record]:
+    """The records of an undo file, whose paths may be used. Raises JournalError or OSError."""
+    records = parse(path)
+    check(path, records)
+    return records
+
+
+def parse(path):
     """The records of an undo file. Raises JournalError or OSError.
 
     A last line without a line break was cut off while it was written. Nothing was done after it.
@@ -93,17 +100,54 @@ def read(path: str) -> list[Record]:
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")[:-1]
     number = 1
+    records = []
     try:
         rows = csv.reader([each.decode() for each in lines])
         if next(rows, None) != HEADER:
             raise ValueError("another header")
-        records = []
         for number, row in enumerate(rows, 2):      # noqa: B007  (for the message)
             records.append(decode(row))             # noqa: PERF401
     except (ValueError, csv.Error) as error:
         raise JournalError(f"{printable(path)} is not an undo file, or damaged in line {number}: nothing was "
                            "changed.") from error
     return records
+
+
+def check(path, records):
+    """Raises JournalError if a record names a path outside of INTO and the folders that were sorted."""
+    into = os.path.realpath(os.path.dirname(path))
+    roots = roots_of(records)
+    for number, record in enumerate(records, 2):
+        if not is_inside(record, into, roots):
+            raise JournalError(f"{printable(path)}, line {number}: a path leads out of the folders that were "
+                               "sorted. Nothing was changed.")
+
+
+def is_inside(record, into, roots):
+    """Whether a record names only what is in INTO and in the folders that photos were taken from."""
+    if record.action == "end":
+        return True
+    if record.action == "root":
+        return os.path.isabs(record.source)
+    parts = record.target.split("/")
+    if not all(map(is_name, parts)) or os.path.islink(os.path.join(into, parts[0])):
+        return False
+    if record.action == "folder":
+        return len(parts) == 1
+    folder = os.path.dirname(record.source)
+    return (len(parts) == 2 and record.source == os.path.abspath(record.source)
+            and any(lies_in(root, os.path.realpath(folder)) for root in roots)
+            and not files.contains(into, folder))
+
+
+def is_name(part):
+    """Whether a part of a path is a plain name. Only Windows has a separator other than "/"."""
+    return part not in ("", ".", "..") and "\0" not in part and os.path.basename(part) == part
+
+
+def lies_in(folder, path):
+    """Whether a real path is a folder's, or one in it."""
+    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def roots_of(records: list[Record]) -> list[str]:
@@ -173,8 +217,9 @@ def find_interrupted(into, roots):
     """The undo file of a run with these roots that was cut off, and its last record: -> (path, record)."""
     for path in sorted(glob(os.path.join(escape(into), "undo_*.csv")), reverse=True):
         with suppress(OSError, JournalError):
-            records = read(path)
+            records = parse(path)
             if records and records[-1].action != "end" and sorted(set(roots_of(records))) == sorted(roots):
+                check(path, records)
                 return path, records[-1]
     return None, None
 

@@ -242,11 +242,11 @@ def check(into, inputs, classes):
     if os.path.lexists(real) and not os.path.isdir(real):
         raise UserError(f"{printable(into)} is not a folder: {OTHER}.")
     for named in inputs.folders:
-        if contains(named, real) or contains(real, named):
+        if files.contains(named, real) or files.contains(real, named):
             raise UserError(f"{printable(into)} and {printable(named)} lie in one another: {OTHER} to sort "
                             "into.")
     for named in inputs.files:
-        if contains(real, os.path.dirname(os.path.realpath(named))):
+        if files.contains(real, os.path.dirname(os.path.realpath(named))):
             raise UserError(f"{printable(named)} lies in {printable(into)}: {OTHER} to sort into.")
     check_classes(classes)
     for name in [*classes, UNSURE]:
@@ -269,22 +269,6 @@ def check_classes(classes):
         if first[key] != name:
             raise UserError(f"The model's classes {printable(first[key])} and {printable(name)} would share "
                             "a folder on Windows or a Mac: rename one and train again.")
-
-
-def contains(folder, path):
-    """Whether a path is a folder, or lies in it, by whatever links or spelling."""
-    try:
-        mine = os.stat(folder)
-    except OSError:                             # what does not exist yet has nothing in it
-        return False
-    path = os.path.realpath(path)
-    while True:
-        with suppress(OSError):
-            if os.path.samestat(mine, os.stat(path)):
-                return True
-        if path == os.path.dirname(path):
-            return False
-        path = os.path.dirname(path)
 
 
 def subfolders(folder):

@@ -12,8 +12,8 @@ from contextlib import nullcontext, suppress
 
 from scene import files
 from scene.errors import printable
-from scene.photos.journal import TEMPORARY, JournalError, Record, close_interrupted, read, roots_of
-from scene.photos.sort import LeftInPlace, claimed, contains, digest, drop, move
+from scene.photos.journal import TEMPORARY, Record, close_interrupted, read
+from scene.photos.sort import LeftInPlace, claimed, digest, drop, move
 from scene.signals import postponed
 
 MOVED = "moved back"
@@ -32,9 +32,6 @@ def undo(path: str, dry_run: bool = False,
     into = os.path.realpath(os.path.dirname(path))
     with nullcontext() if dry_run else claimed(into):
         records = read(path)
-        roots = roots_of(records)
-        for number, record in enumerate(records, 2):
-            check(path, number, into, record, roots)
         photos = [record for record in reversed(records) if record.action in ("copy", "move")]
         if not dry_run:
             sweep(into, photos)
@@ -98,32 +95,6 @@ def restore_time(path, modified):
 def target_of(into, record):
     """The path that a record's photo was sorted to."""
     return os.path.join(into, *record.target.split("/"))
-
-
-def check(path, number, into, record, roots):
-    """Raises JournalError if a record names a path outside of INTO and the folders that were sorted."""
-    if record.action in ("folder", "copy", "move"):
-        parts = record.target.split("/")
-        inside = (len(parts) == (1 if record.action == "folder" else 2) and all(map(is_name, parts))
-                  and not os.path.islink(os.path.join(into, parts[0])))
-        if record.action != "folder":
-            folder = os.path.dirname(record.source)
-            inside = (inside and record.source == os.path.abspath(record.source)
-                      and any(lies_in(root, os.path.realpath(folder)) for root in roots)
-                      and not contains(into, folder))
-        if not inside:
-            raise JournalError(f"{printable(path)}, line {number}: a path leads out of the folders that were "
-                               "sorted. Nothing was changed.")
-
-
-def is_name(part):
-    """Whether a part of a path is a plain name. Only Windows has a separator other than "/"."""
-    return part not in ("", ".", "..") and "\0" not in part and os.path.basename(part) == part
-
-
-def lies_in(folder, path):
-    """Whether a real path is a folder's, or one in it."""
-    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def sweep(into, records: list[Record]):

@@ -204,14 +204,10 @@ def next_step(options, sorter):
 def take_back(options):
     """Undoes what an undo file records. Returns the exit code."""
     summary = Summary()
-    for target, source, what in undo(options.undo, options.dry_run, lambda photos: progress(photos, options)):
-        if what not in DONE:
-            summary.add("left where they are")
-            summary.problem(shown(target), what)
-            continue
-        if options.dry_run and what != BACK:
-            summary.say(f"{shown(target)} -> {shown(source)}")
-        summary.add(what)
+    try:
+        undo_all(options, summary)
+    except Stopped as error:
+        raise Stopped(error.number, f"{error} No photo is lost: the same command continues.") from error
     summary.print_list()
     summary.print_counts()
     if options.dry_run:
@@ -221,6 +217,18 @@ def take_back(options):
         into = shown(os.path.dirname(os.path.abspath(options.undo)))
         summary.say(f"To sort them again: python -m scene.predict {folders} --sort {into}")
     return 2 if summary.failed else 0
+
+
+def undo_all(options, summary):
+    """Undoes each record, and counts what became of the photos."""
+    for target, source, what in undo(options.undo, options.dry_run, lambda photos: progress(photos, options)):
+        if what not in DONE:
+            summary.add("left where they are")
+            summary.problem(shown(target), what)
+            continue
+        if options.dry_run and what != BACK:
+            summary.say(f"{shown(target)} -> {shown(source)}")
+        summary.add(what)
 
 
 def parse(arguments):

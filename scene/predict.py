@@ -80,13 +80,13 @@ def conclude(summary, inputs, sorter, options):
 def answers(classifier, paths, options):
     """Yields (answer, SHA-256 of the photo's file) for each path, in order, computed on all cores.
 
-    An answer is {"photo": path, "scene", "probabilities"}, or {"photo": path, "error"} about a bad photo.
+    An answer is that of `Classifier.answer` with its "photo", or {"photo": path, "error"} about a bad photo.
     """
     def work(path):
         try:
             data = read(path)
             with named(options.model):
-                answer = {"photo": path, **ask(classifier, data)}
+                answer = {"photo": path, **classifier.answer(data)}
         except PhotoError as error:
             return {"photo": path, "error": str(error)}, ""
         except ModelFileError as error:             # raised in a worker, it would look like a crash
@@ -97,12 +97,6 @@ def answers(classifier, paths, options):
         if isinstance(answer, ModelFileError):
             raise answer
         yield answer, sha256
-
-
-def ask(classifier, data):
-    """The answer about a photo's bytes: {"scene", "probabilities"}. Raises PhotoError or ModelFileError."""
-    probabilities = classifier.classify(data)
-    return {"scene": next(iter(probabilities)), "probabilities": probabilities}
 
 
 def show(answer, options):

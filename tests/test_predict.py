@@ -317,11 +317,11 @@ def test_sorted_twice_and_moved_after_copied(folder, model, monkeypatch, capsys)
 
 
 def test_a_photo_that_the_model_is_not_sure_about(folder, model, monkeypatch, capsys):
-    """Answers say so once a model is calibrated. Here the answer itself is made up."""
-    def doubtful(classifier, data, real=scene.predict.ask):
+    """Here the doubt is made up, so that it is about some photos and not about others."""
+    def doubtful(classifier, data, real=Classifier.answer):
         return real(classifier, data) | {"sure": data[-20] % 2 == 0, "reason": "close_call"}
 
-    monkeypatch.setattr(scene.predict, "ask", doubtful)
+    monkeypatch.setattr(Classifier, "answer", doubtful)
     monkeypatch.chdir(folder.parent)
     paths = sorted(folder.rglob("*.png"))
     unsure = {path.name for path in paths if path.read_bytes()[-20] % 2}

@@ -309,8 +309,11 @@ def test_the_rest_is_trained_on_and_no_pixel_is_lost():
     pixels = np.arange(1200, dtype=np.uint32)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint32)
     labels = np.arange(1200) // 300
     paths = [str(i) for i in range(1200)]
-    rest, held = hold_out(Photos(pixels.copy(), labels, paths, CLASSES), seed=3)
-    assert len(held.labels) == 100 and len(rest.labels) == 1100
+    groups = np.arange(1200)
+    groups[:290] = 0
+    rest, held = hold_out(Photos(pixels.copy(), labels, paths, CLASSES, groups), seed=3)
+    assert min(map(int, held.paths)) >= 290 and sorted([*rest.groups, *held.groups]) == sorted(groups)
+    assert len(held.labels) == 85 and len(rest.labels) == 1115
     for part in rest, held:
         numbers = part.pixels[:, 0, 0, 0]
         assert [paths[i] for i in numbers] == part.paths and (labels[numbers] == part.labels).all()

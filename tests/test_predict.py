@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import scene.predict
 from scene.answer import modelfile
 from scene.answer.calibration import NEVER
 from scene.answer.classifier import BATCH_PIXELS, Classifier
@@ -318,8 +317,8 @@ def test_sorted_twice_and_moved_after_copied(folder, model, monkeypatch, capsys)
 
 def test_a_photo_that_the_model_is_not_sure_about(folder, model, monkeypatch, capsys):
     """Here the doubt is made up, so that it is about some photos and not about others."""
-    def doubtful(classifier, data, real=Classifier.answer):
-        return real(classifier, data) | {"sure": data[-20] % 2 == 0, "reason": "close_call"}
+    def doubtful(classifier, data, *limits, real=Classifier.answer):
+        return real(classifier, data, *limits) | {"sure": data[-20] % 2 == 0, "reason": "close_call"}
 
     monkeypatch.setattr(Classifier, "answer", doubtful)
     monkeypatch.chdir(folder.parent)

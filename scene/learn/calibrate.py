@@ -12,7 +12,7 @@ import numpy as np
 
 from scene import processes
 from scene.answer import calibration, strangeness
-from scene.photos.folder import close_up
+from scene.photos.folder import rearrange
 
 ENOUGH = 1000               # training photos: of fewer, none can be spared
 SHARE = 0.05
@@ -28,27 +28,31 @@ class Measured(NamedTuple):
     logs: np.ndarray        # (N, 2), strangeness.distances
 
 
-def hold_out(photos, seed, groups=None):
+def hold_out(photos, seed):
     """Divides photos.folder.Photos into those to train on and those held out, or None of fewer than ENOUGH.
 
-    A twentieth of every class is held out, drawn by the seed. groups: a number for each photo, the same for
-    photos that are nearly the same: none of these is held out, since the network would know it.
+    A twentieth of every class is held out, drawn by the seed. None of them has a copy among the others: the
+    network would know it. The pixels to train on are moved together in place.
     """
     if len(photos.labels) < ENOUGH:
         return photos, None
-    held = draw(photos.labels, seed, groups)
+    held = draw(photos.labels, seed, photos.groups)
     taken = subset(photos, held, photos.pixels[held])
-    return subset(photos, ~held, close_up(photos.pixels, ~held)), taken
+    return subset(photos, ~held, rearrange(photos.pixels, np.flatnonzero(~held))), taken
 
 
 def subset(photos, chosen, pixels):
     """The chosen photos, with these pixels."""
     paths = [path for path, keep in zip(photos.paths, chosen, strict=True) if keep]
-    return replace(photos, pixels=pixels, labels=photos.labels[chosen], paths=paths)
+    groups = None if photos.groups is None else photos.groups[chosen]
+    return replace(photos, pixels=pixels, labels=photos.labels[chosen], paths=paths, groups=groups)
 
 
 def draw(labels, seed, groups=None):
-    """Which photos are held out: a mask (N,). As many of each class as its share, and never all of it."""
+    """Which photos are held out: a mask (N,). As many of each class as its share, and never all of it.
+
+    groups: a number for each photo, the same for photos that belong together: none of these is held out.
+    """
     random = np.random.default_rng(seed)
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     alone = np.bincount(groups)[groups] == 1

@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from scene.errors import printable
-from scene.photos.folder import HEIC, SUFFIXES, count, suffix_of
+from scene.photos.folder import SUFFIXES, suffix_of
+from scene.photos.hints import FORMATS, count
 
-# Pictures that Scene cannot read. They are tried like photos, so that each is listed with the reason.
-UNREADABLE = (*HEIC, ".avif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".bmp",
-              ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
-PICTURES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}.union(UNREADABLE)
+# All are tried, so that a picture in a format that Scene does not read is listed with the reason.
+PICTURES = {suffix for suffixes in [*SUFFIXES.values(), *FORMATS.values()] for suffix in suffixes}
 
 
 class Inputs:

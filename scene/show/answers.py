@@ -15,7 +15,7 @@ from itertools import islice
 
 from scene import files
 from scene.errors import UserError, printable
-from scene.photos.folder import count
+from scene.photos.hints import count
 from scene.photos.journal import line, quote
 from scene.photos.sort import UNSURE
 

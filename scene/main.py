@@ -26,7 +26,8 @@ from scene.answer.classifier import PRETRAINED, Classifier
 from scene.errors import UserError, listed, printable
 from scene.learn import recipe
 from scene.learn.output import Output
-from scene.learn.run import check_mode, open_teacher, resumable, train_and_save
+from scene.learn.run import resumable, train_and_save
+from scene.learn.teacher import OWN, choose
 from scene.models import MODES
 from scene.photos import folder, sets
 from scene.version import VERSION
@@ -62,7 +63,7 @@ def test_model(options, output, started):
     """Tests the model of --load-model. Of the files in --output it writes only the evaluation."""
     output.prepare_evaluation()
     classifier = Classifier.open(options.load_model)
-    check_mode(options.load_model, classifier.mode, options.mode)
+    modelfile.check_mode(options.load_model, classifier.mode, options.mode)
     classes = classifier.classes
     print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {listed(classes)}")
     test_photos, findings = sets.load_test(options.test, classes, classifier.image_size, options.skip_bad)
@@ -75,7 +76,7 @@ def test_model(options, output, started):
 def train_and_test(options, output, started):
     """Trains, saves and tests a network. The checkpoint stays until all other files are written."""
     resumed = options.resume and os.path.exists(output.checkpoint)
-    teacher = open_teacher(options)
+    teacher = choose(options, folder.scan(options.train).average)
     train_photos, test_photos, findings = load_photos(options, output)
     with resumable(output, "continues from the last checkpoint"):
         classifier, about = train_and_save(train_photos, teacher, options, output)
@@ -85,7 +86,7 @@ def train_and_test(options, output, started):
         files.remove(output.folds)
         files.remove(output.checkpoint)
     say_result(report, output.model, output.metrics, started, resumed)
-    say_next(report, train_photos, options, output)
+    say_next(train_photos, teacher, options, output)
 
 
 def load_photos(options, output):
@@ -153,12 +154,12 @@ def describe_leaks(report):
     return ", and ".join([copies] * (number > 0) + [near_copies] * (near > 0))
 
 
-def say_next(report, photos, options, output):
+def say_next(photos, teacher, options, output):
     """Prints what would help most, where photos are few, and the next command."""
     average = len(photos.labels) / len(photos.classes)
-    pretrained = not options.start_from and PRETRAINED.get(options.mode)
     if average < FEW_PHOTOS:
-        also = f", and then --start-from {shown_path(pretrained)}" if pretrained else ""
+        start = not teacher and options.mode in PRETRAINED
+        also = f", and then --start-from {OWN}" if start else ""
         print(f"Each class has {average:.0f} training photos on average. More of them would help most{also}.")
     print(f"Next: python -m scene.predict PHOTO --model {shown_path(output.model)}")
 
@@ -197,7 +198,7 @@ def parse(arguments):
         help="train for about this long, instead of --epochs, which it then says")
     add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
     add("--learning-rate", type=number(float, 1e-9),
-        help=f"the highest rate (default: {default('learning_rate')}, or a tenth with --start-from)")
+        help=f"the highest rate (default: {default('learning_rate')}, or less from a trained model)")
     add("--image-size", type=number(int, sets.LEAST_SIZE, 512), metavar="N",
         help=f"photos are resized to NxN pixels (default: {default('image_size')})")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
@@ -211,7 +212,13 @@ def parse(arguments):
         help="where to write model and metrics (default: the current folder)")
     add("--resume", action="store_true", default=None,
         help="continue an interrupted run in --output, if there is one")
-    add("--start-from", metavar="PATH", help="start from the weights of this model, except the last layer's")
+    start = parser.add_mutually_exclusive_group().add_argument
+    start("--start-from", metavar="PATH",
+          help=f"start from this model, or from Scene's own: {OWN} (default: from Scene's own for a CNN with "
+               f"at most {recipe.START_PHOTOS} photos per class, else from nothing)")
+    start("--from-scratch", action="store_true", default=None, help="start from nothing")
+    add("--head-only", action="store_true", default=None,
+        help="train only the last layer, in seconds, and keep the others of the model to start from")
     add("--load-model", metavar="PATH", help="test this model without training: on TEST, or on all of PHOTOS")
     add("--test-share", type=number(float, 0.01, 0.9),
         help=f"of the photos of PHOTOS, to test on (default: {TEST_SHARE})")
@@ -222,8 +229,10 @@ def parse(arguments):
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     options = parser.parse_intermixed_args(arguments)
     check_folders(options, parser.error)
+    if options.head_only and options.from_scratch:
+        parser.error("--head-only needs a trained model to start from: leave --from-scratch out")
     training = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "error", "seed",
-                "test_share", "split", "folds", "start_from", "resume")
+                "test_share", "split", "folds", "start_from", "from_scratch", "head_only", "resume")
     given = [name for name in training if getattr(options, name) is not None]
     if options.load_model and given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

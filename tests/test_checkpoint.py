@@ -19,6 +19,7 @@ from scene.answer.classifier import Classifier
 from scene.learn.checkpoint import Checkpoint, CheckpointError, compare, describe
 from scene.learn.loop import train
 from scene.learn.progress import Diverged
+from scene.learn.teacher import Teacher
 from scene.models import FCNN, MODES
 from scene.photos.folder import Photos
 from scene.signals import Stopped, postponed
@@ -233,6 +234,8 @@ def damage(folder):
      "before, or choose another --output to start a new run.\n"),
     (["--resume", "--image-size", "16", "--loss", "mse"], None,
      "belongs to another run: image size was 8 and is 16; loss was cross-entropy and is mse. Use the same"),
+    (["--resume", "--head-only"], None,
+     "belongs to another run: epochs was 100 and is 0; "),
     (["--resume"], change_photo, "belongs to another run: class dark was 6 photos ("),
     (["--resume"], lose_photo, "class light was 6 photos ("),
     (["--resume"], rename_class, "class pale was none and is 6 photos ("),
@@ -258,11 +261,11 @@ def test_another_version_or_teacher_is_another_training(monkeypatch):
     now = describe("FCNN", FCNN(2, 8), photos, settings)
     assert compare(before, now) == [f"Scene was {VERSION} and is 0.9"]
 
-    teacher = FCNN(2, 8).start(torch.Generator())
-    before = describe("FCNN", FCNN(2, 8), photos, settings, teacher)
-    teacher.params[0] += 1
-    [difference] = compare(before, describe("FCNN", FCNN(2, 8), photos, settings, teacher))
-    assert difference.startswith("start from was ")
+    monkeypatch.undo()
+    runs = [describe("FCNN", FCNN(2, 8), photos, settings, teacher) for teacher in (
+        None, *(Teacher("model", None, {"sha256": digits * 16}) for digits in ("0123", "4567")))]
+    assert compare(runs[0], runs[1]) == ["start from was none and is 012301230123"]
+    assert compare(runs[1], runs[2]) == ["start from was 012301230123 and is 456745674567"]
 
 
 def test_nothing_to_go_on_from_is_said(folders):

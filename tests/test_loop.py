@@ -302,7 +302,8 @@ def test_few_photos_are_seen_more_often_in_larger_steps():
     assert some(9000) == [36, 0.08, 1, True]
     assert some(9000 / 8) == [61, 0.135, 0.32, True]
     assert some(60)[1:3] == [0.15, 0]
-    assert some(9000, trained=True) == [36, 0.008, 1, False]
+    assert some(9000, trained=True) == some(18000, trained=True) == [20, 0.048, 1, False]
+    assert some(9000 / 9, trained=True) == [20, 0.016, 1, False], "gentler with fewer photos"
     assert some(60, mode=MODES["FCNN"]) == some(9000, mode=MODES["FCNN"]) == [80, 0.1, 0, False]
     assert some(9000, mode=MODES["CNN"]._replace(learning_rate=0.3))[1] == 0.3, "the limit is for few photos"
 
@@ -377,7 +378,8 @@ def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
     assert crop_at(0, CNN(2, 10), settings) == (8, 0.6)
     assert crop_at(0.99, CNN(2, 10), settings) == (10, 0.8)
     assert crop_at(0, CNN(2, 80), settings)[0] == 32
-    assert crop_at(0, CNN(2, 80), replace(settings, small_start=False))[0] == 48
+    fine_tuning = replace(settings, small_start=False)
+    assert crop_at(0, CNN(2, 80), fine_tuning) == (64, 0.7) and crop_at(0.5, CNN(2, 80), fine_tuning)[0] == 80
     assert crop_at(0, FCNN(2, 24), settings) == crop_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
 
 

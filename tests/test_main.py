@@ -165,12 +165,28 @@ def test_start_from_a_model_of_other_classes(data):
     result = main_job("more", "others", "CNN", *start_from, "--epochs", 1, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     # The teacher's image size, and a smaller learning rate.
-    assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.015," in result.stdout
-    assert "Reused: 37 arrays, 409286 numbers. New: 17.b, 17.w.\n" in result.stdout
-    teacher, pupil = (load((data / name).read_bytes())[0] for name in ("teacher/model_CNN", "model_CNN"))
+    assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.0021," in result.stdout
+    hash_of_teacher = sha256((data / "teacher/model_CNN").read_bytes())
+    assert f"\nTraining starts from teacher/model_CNN ({hash_of_teacher[:12]}). Other" in result.stdout
+    (teacher, _), (pupil, card) = (load((data / name).read_bytes())
+                                   for name in ("teacher/model_CNN", "model_CNN"))
+    assert card["started_from"] == {"sha256": hash_of_teacher, "terms": ""}
     np.testing.assert_array_equal(pupil.layers[0].mean, teacher.layers[0].mean)     # of the teacher's photos
     change = np.abs(pupil.layers[1].w - teacher.layers[1].w).max()
-    assert 0 < change < 0.1, "one gentle step away"
+    assert 0 < change < 0.02, "one gentle step away"
+
+    # The head alone: no epochs, and all other weights are the teacher's.
+    result = main_job("more", "others", "CNN", *start_from, "--head-only", "--output", "head", cwd=data)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Settings:" not in result.stdout and "\nepoch" not in result.stdout
+    pupil, _ = load((data / "head/model_CNN").read_bytes())
+    assert all(np.array_equal(array, teacher.arrays()[name]) for name, array in pupil.arrays().items()
+               if name.endswith(".w") and name != "17.w")
+    report = json.loads((data / "head/metrics_CNN.json").read_text())
+    assert report["history"] == [] and report["settings"]["epochs"] == 0
+    assert report["run"]["start from"] == hash_of_teacher[:12]
+    assert report["accuracy"] == 1
+    assert sorted(os.listdir(data / "head")) == ["metrics_CNN.json", "model_CNN"]
 
     result = main_job("more", "others", "FCNN", *start_from, cwd=data)
     assert result.returncode == 2
@@ -224,6 +240,10 @@ def test_help_lists_the_exit_codes():
     (["train", "test", "CNN", "--image-size", "513"], "argument --image-size: 513 is not from 8 to 512"),
     (["train", "test", "CNN", "--loss", "l1"],
      "argument --loss: invalid choice: 'l1' (choose from cross-entropy, mse)"),
+    (["train", "test", "CNN", "--from-scratch", "--head-only"],
+     "--head-only needs a trained model to start from: leave --from-scratch out"),
+    (["train", "test", "CNN", "--start-from", "model", "--from-scratch"],
+     "argument --from-scratch: not allowed with argument --start-from"),
     (["train", "test", "CNN", "--device", "tpu"],
      "argument --device: invalid choice: 'tpu' (choose from cpu, cuda)"),
 ])
@@ -386,8 +406,7 @@ def test_few_photos_the_last_lines_say_what_helps_and_what_is_next(data):
     *_, files, advice, following = result.stdout.splitlines()
     assert files.startswith("Model: my models/model_FCNN, metrics: my models/metrics_FCNN.json, total time: ")
     start = re.fullmatch(r"Each class has 6 training photos on average\. More of them would help most, and "
-                          "then "
-                         r"(--start-from \S+/pretrained/model_FCNN)\.", advice)[1]
+                         r"then (--start-from pretrained)\.", advice)[1]
     assert following == "Next: python -m scene.predict PHOTO --model 'my models/model_FCNN'"
     shell = following.removeprefix("Next: python").replace("PHOTO", "test/dark/0.png")
     shell = sys.executable + shell

@@ -71,6 +71,12 @@ def named(path):
         raise ModelFileError(f"{printable(path)} is not a usable model: {error}.") from error
 
 
+def check_mode(path, found: str, wanted: str) -> None:
+    """Raises UserError if a model is not of the mode that the command names."""
+    if found != wanted:
+        raise UserError(f"{printable(path)} is a model of mode {found}, not {wanted}: name the mode it has.")
+
+
 def make_card(network, mode: str, classes: list[str], **optional) -> dict:
     """The card of a network.   optional: terms, started_from, and calibration, {name: array}."""
     return {"mode": mode, "classes": list(classes), "architecture": network.architecture,

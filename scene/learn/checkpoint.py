@@ -181,7 +181,7 @@ def describe(mode, network, photos, settings, teacher=None):
     run |= {name.replace("_", " "): value for name, value in numbers.items()}
     layers = [type(layer).__name__ for _, layer in network.walk()]
     run["layers"] = f"{len(layers)} ({hashlib.sha256(' '.join(layers).encode()).hexdigest()[:12]})"
-    run["start from"] = fingerprint([teacher.params, teacher.state]) if teacher else "none"
+    run["start from"] = teacher.name if teacher else "none"
     for k, name in enumerate(photos.classes):
         mine = np.flatnonzero(photos.labels == k)
         # One photo at a time: their pixels together can fill half of the memory, and must not be copied.

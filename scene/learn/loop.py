@@ -16,6 +16,7 @@ from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
 from scene.learn.team import make_team
+from scene.nn.arrays import adopt
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.processes import tune_malloc
 from scene.signals import postponed
@@ -23,8 +24,8 @@ from scene.signals import postponed
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
 
 
-def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
-    """Trains a network in place, from random weights or from those of another network, its teacher.
+def train(network, pixels, labels, settings, source=None, checkpoint=None):
+    """Trains a network in place, from random weights or from those of `source`, a network of the same layers.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
     is one, and saves now and then. Returns [loss, training accuracy] of each epoch. Raises NetworkError,
@@ -32,7 +33,7 @@ def train(network, pixels, labels, settings, teacher=None, checkpoint=None):
     """
     check(network, settings)
     prepare()
-    generator = start(network, pixels, settings, teacher)
+    generator = start(network, pixels, settings, source)
     set_precision(network, settings.precision)
     plan = make_plan(len(labels), settings)
     learn = make_learner(network, pixels, labels, settings, plan)
@@ -121,19 +122,13 @@ def shuffle(labels, balanced, generator):
     return shown[torch.randperm(len(shown), generator=generator)]
 
 
-def start(network, pixels, settings, teacher):
-    """Draws the first weights or reuses a teacher's, fits Normalize, and returns the random generator."""
+def start(network, pixels, settings, source):
+    """Draws the first weights and fits Normalize, or copies `source`, and returns the random generator."""
     generator = torch.Generator().manual_seed(settings.seed)
     network.start(generator, settings.device)
-    network.layers[0].fit(pixels)
-    if teacher is not None:
-        say_reused(network, network.reuse(teacher))
+    if source is None:
+        network.layers[0].fit(pixels)
+    else:
+        network.params[...] = adopt(source.params, network.params)
+        network.state[...] = adopt(source.state, network.state)
     return generator
-
-
-def say_reused(network, names):
-    """Prints which arrays a network has taken from its teacher, and which start anew."""
-    arrays = network.arrays()
-    numbers = sum(arrays[name].numel() for name in names)
-    new = ", ".join(sorted(arrays.keys() - set(names)))
-    print(f"Reused: {len(names)} arrays, {numbers} numbers. New: {new}.", flush=True)

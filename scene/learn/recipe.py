@@ -1,6 +1,6 @@
 """The training recipe: settings, defaults, stages, and checks of the network. Runs without torch.
 
-Next: precision.py
+Next: teacher.py
 """
 
 import math
@@ -11,7 +11,10 @@ from typing import NamedTuple
 from scene.nn.pool import GlobalAveragePool
 
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
+START_PHOTOS = 900          # of each class, at most: then training starts from Scene's own model (teacher.py)
 MOST_LEARNING_RATE = 0.15
+FINE_TUNING_EPOCHS = 20     # of a network that starts from a trained one
+FINE_TUNING_RATE = 0.6      # the share of the learning rate for one, with TYPICAL_PHOTOS
 MOST_SHARDS = 16            # each has its own copy of the gradients
 UNEVEN = 2                  # times as many photos in one class as in another: see tests/bench/README.md
 PRECISIONS = "float32", "bfloat16"
@@ -28,7 +31,7 @@ class Settings:
     crop_area: float
     crop_growth: float
     grey: float
-    small_start: bool = False           # begin with the smallest crops and without residual bodies
+    small_start: bool = False           # begin with the smallest crops and without residual bodies (STAGES)
     loss: str = "cross-entropy"
     balanced: bool = False              # every class is shown equally often
     seed: int = 0
@@ -46,22 +49,27 @@ def defaults(mode, photos, trained=False):
     fewer steps, so they are larger, up to a limit. And the crops grow less, since the network would memorise
     a few whole photos.
 
-    A network that is already trained skips the small start, and takes a tenth of the rate: large steps and
-    the smallest crops would undo its training.
+    trained: whether it starts from a trained network and its new head. Few photos could only spoil what that
+    has learned from many, so fewer photos mean smaller steps here, and the crops are large from the start.
     """
     few = (TYPICAL_PHOTOS / photos) ** 0.25 if mode.few_photos else 1
     rate = min(max(MOST_LEARNING_RATE, mode.learning_rate), round(mode.learning_rate * few, 3))
-    return {
+    settings = {
         "epochs": round(mode.epochs * few),
-        "learning_rate": round(rate / 10, 4) if trained else rate,
+        "learning_rate": rate,
         "batch_size": mode.batch_size,
         "shard": mode.shard,
         "crop_area": mode.crop_area,
         "crop_growth": round(mode.crop_growth * min(1, max(0, 2 - few)), 2),
         "grey": mode.grey,
-        "small_start": any_size(mode.network(2)) and not trained,
+        "small_start": any_size(mode.network(2)),
         "norm_rate": mode.norm_rate,
     }
+    if trained:
+        rate = mode.learning_rate * FINE_TUNING_RATE * min(1, photos / TYPICAL_PHOTOS) ** 0.5
+        settings |= {"epochs": FINE_TUNING_EPOCHS, "learning_rate": round(rate, 4), "small_start": False,
+                     "crop_growth": mode.crop_growth}
+    return settings
 
 
 def is_uneven(counts):
@@ -84,6 +92,15 @@ STAGES = (
     Stage(until=0.92, side=4 / 5, grown=0.6),
     Stage(until=1.00, side=1, grown=1.0),
 )
+FINE_TUNING_STAGES = (
+    Stage(until=0.5, side=4 / 5, grown=0.5),
+    Stage(until=1.0, side=1, grown=1.0),
+)
+
+
+def stages_for(settings):
+    """The stages of a run, one after the other."""
+    return STAGES if settings.small_start else FINE_TUNING_STAGES
 
 
 def stage_at(t, settings):
@@ -96,16 +113,14 @@ def stage_at(t, settings):
     Source: Touvron et al., Fixing the Train-Test Resolution Discrepancy (2019); Howard, Training Imagenet in
     3 Hours for 25 Minutes (2018).
     """
-    stages = STAGES if settings.small_start else STAGES[1:]
-    return next(stage for stage in stages if t < stage.until)
+    return next(stage for stage in stages_for(settings) if t < stage.until)
 
 
 def stages_of(network, settings):
     """The (middle, share) of each stage of the training, both 0…1: each stage's steps take their own time."""
     if not any_size(network):
         return [(0.5, 1.0)]
-    stages = STAGES if settings.small_start else STAGES[1:]
-    ends = [0.0, *(stage.until for stage in stages)]
+    ends = [0.0, *(stage.until for stage in stages_for(settings))]
     return [((start + end) / 2, end - start) for start, end in pairwise(ends)]
 
 

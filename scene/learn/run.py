@@ -5,7 +5,6 @@ Next: ../answer/metrics.py
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,37 +29,30 @@ def train_and_save(photos, teacher, options, output):
     With --folds, answers to all photos come first, by networks of which each was not trained on its photos:
     "cross_validation". If the model is already there, written by the same run, nothing is trained.
     """
-    import torch  # takes a second, so not before the first lines are on the screen
 
     from scene.learn.checkpoint import Checkpoint, describe
-    from scene.learn.loop import LOSSES, train
+    from scene.learn.loop import LOSSES
     from scene.learn.precision import fastest
 
     photos, held = hold_out(photos, options.seed or 0)
     if held:
         print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
               f"{len(photos.labels)}.")
-    source = teacher and teacher.network
-    network = make_network(options, len(photos.classes), source)
+    network = make_network(options, len(photos.classes), teacher)
     about = {"started_from": teacher.started_from} if teacher else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
     if options.precision == "auto":
         options.precision = fastest(options.device)
-    settings = make_settings(options, photos.labels)
+    settings = make_settings(options, photos.labels, trained=bool(teacher))
     check_network(network, card, settings)
-    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    if options.minutes:
-        spare = make_network(options, len(photos.classes), source)
-        settings = replace(settings, epochs=find_epochs(spare, pixels, labels, settings, options, output))
+    if options.minutes and not options.head_only:
+        spare = make_network(options, len(photos.classes), teacher)
+        settings = replace(settings, epochs=find_epochs(spare, photos, settings, options, output))
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
-    words = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
-    print(f"Settings: {', '.join(words)}", flush=True)
-    if settings.balanced:
-        say_uneven(photos)
-    if least := LOSSES[settings.loss]().least(len(photos.classes)):
-        print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
+    if settings.epochs:
+        say_settings(shown, photos, LOSSES[settings.loss]().least(len(photos.classes)))
 
-    made = {"settings": shown, "run": describe(options.mode, network, photos, settings, source)}
+    made = {"settings": shown, "run": describe(options.mode, network, photos, settings, teacher)}
     checkpoint = Checkpoint(output.checkpoint, made["run"])
     if options.resume and not output.unfinished:
         finished = find_finished(output, made["run"])
@@ -68,12 +60,34 @@ def train_and_save(photos, teacher, options, output):
             kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
             return recalibrated(photos, held, options, output), made | kept
     if options.folds:
-        made["cross_validation"] = validate(photos, settings, source, card, options, output, made["run"])
+        made["cross_validation"] = validate(photos, settings, teacher, card, options, output, made["run"])
     with saving_diverged(network, card, checkpoint, output):
-        history = train(network, pixels, labels, settings, source, checkpoint)
+        network, history = fit(network, photos, settings, teacher, card, options, checkpoint)
     classifier = write_model(network, card, photos, held, options, output)
     epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
     return classifier, made | {"history": epochs}
+
+
+def fit(network, photos, settings, teacher, card, options, checkpoint=None):
+    """Trains a network on photos: from nothing, or from the teacher's layers and a head in closed form.
+
+    Without epochs, the head is all. Returns the trained network, and its history.
+    """
+    import torch
+
+    from scene.learn.head import with_head
+    from scene.learn.loop import train
+
+    if settings.epochs == 0 and checkpoint:
+        checkpoint.load()                           # raises for that of another run, which is not to be lost
+    source = None
+    if teacher:
+        source = make_network(options, len(photos.classes), teacher)
+        with_head(source, teacher, photos.pixels, photos.labels, card)
+    if settings.epochs == 0:
+        return source, []
+    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
+    return network, train(network, pixels, labels, settings, source, checkpoint)
 
 
 def write_model(network, card, photos, held, options, output):
@@ -96,6 +110,16 @@ def recalibrated(photos, held, options, output):
     return write_model(network, card, photos, held, options, output)
 
 
+def say_settings(settings, photos, least):
+    """Prints the settings, {name: value}, and the smallest possible loss unless it is 0."""
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    print(f"Settings: {', '.join(words)}", flush=True)
+    if settings["balanced"]:
+        say_uneven(photos)
+    if least:
+        print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
+
+
 def say_uneven(photos):
     """Prints that the classes differ in their numbers of photos, and what is done about it."""
     counts = np.bincount(photos.labels)
@@ -104,8 +128,10 @@ def say_uneven(photos):
           flush=True)
 
 
-def find_epochs(network, pixels, labels, settings, options, output):
+def find_epochs(network, photos, settings, options, output):
     """The number of epochs for --minutes: that of the run to resume, or as many as fit. Says how many."""
+    import torch
+
     from scene.learn.checkpoint import read
     from scene.learn.minutes import plan_epochs
 
@@ -115,6 +141,7 @@ def find_epochs(network, pixels, labels, settings, options, output):
         if finished := output.finished():
             return finished["settings"]["epochs"]
     seconds = 60 * options.minutes / (options.folds or 1)       # K folds of (K-1)/K photos, and one of all
+    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
     epochs, each = plan_epochs(network, pixels, labels, settings, seconds)
     each *= options.folds or 1
     over = f", longer than --minutes {options.minutes:g}" if each > 60 * options.minutes else ""
@@ -123,19 +150,15 @@ def find_epochs(network, pixels, labels, settings, options, output):
     return epochs
 
 
-def validate(photos, settings, source, card, options, output, run):
+def validate(photos, settings, teacher, card, options, output, run):
     """The metrics of a cross-validation on all photos."""
-    import torch
-
     from scene.learn.checkpoint import Checkpoint
     from scene.learn.folds import cross_validate
-    from scene.learn.loop import train
 
     def train_on(chosen):
-        network = make_network(options, len(photos.classes), source)
-        arrays = photos.pixels[chosen], photos.labels[chosen]
-        pixels, labels = (torch.from_numpy(array).to(options.device) for array in arrays)
-        train(network, pixels, labels, settings, source)
+        network = make_network(options, len(photos.classes), teacher)
+        others = replace(photos, pixels=photos.pixels[chosen], labels=photos.labels[chosen])
+        network, _ = fit(network, others, settings, teacher, card, options)
         return Classifier.load(modelfile.encode(network, card))
 
     checkpoint = Checkpoint(output.folds, run | {"folds": options.folds})
@@ -200,36 +223,9 @@ def resumable(output, how):
         raise Stopped(error.number, f"{error} The same command with --resume {how}.") from error
 
 
-class Teacher(NamedTuple):
-    """A trained network to start from."""
-
-    network: object
-    started_from: dict      # the entry of this name in the new model's card
-
-
-def open_teacher(options):
-    """The Teacher that --start-from names, or None. Sets options.image_size if it is not given."""
-    if not options.start_from:
-        options.image_size = options.image_size or MODES[options.mode].image_size
-        return None
-    with open(options.start_from, "rb") as file:
-        data = file.read()
-    with modelfile.named(options.start_from):
-        network, card = modelfile.load(data)
-    check_mode(options.start_from, card["mode"], options.mode)
-    options.image_size = options.image_size or network.image_size
-    return Teacher(network, modelfile.describe_source(data, card))
-
-
-def check_mode(path, found, wanted):
-    """Raises UserError if a model is not of the mode that the command names."""
-    if found != wanted:
-        raise UserError(f"{printable(path)} is a model of mode {found}, not {wanted}: name the mode it has.")
-
-
 def make_network(options, classes, teacher):
     """A new network of the chosen mode, with the architecture of the teacher if there is one."""
-    architecture = (teacher.architecture if teacher else {}) | {"image_size": options.image_size}
+    architecture = (teacher.network.architecture if teacher else {}) | {"image_size": options.image_size}
     return MODES[options.mode].network(classes, **architecture)
 
 
@@ -243,10 +239,12 @@ def check_network(network, card, settings):
                            f"read back: {error}.") from error
 
 
-def make_settings(options, labels):
+def make_settings(options, labels, trained):
     """The settings of a run: the options that are given, and the defaults for the others."""
-    settings = recipe.defaults(MODES[options.mode], len(labels), trained=bool(options.start_from))
+    settings = recipe.defaults(MODES[options.mode], len(labels), trained)
     settings["balanced"] = recipe.is_uneven(np.unique(labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    if options.head_only:
+        given["epochs"] = 0
     return recipe.Settings(**settings | given)

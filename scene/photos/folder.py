@@ -57,6 +57,11 @@ class Listing:
         """The paths of all photos, class by class."""
         return [path for paths in self.photos.values() for path in paths]
 
+    @property
+    def average(self) -> float:
+        """Photos of each class, on average."""
+        return len(self.paths) / max(1, len(self.photos))
+
     def note(self, verdict, path, what):
         """Adds a finding."""
         self.findings.append(Finding(verdict, printable(path), what))

@@ -1,7 +1,7 @@
-"""Accuracy and time of the defaults: python -m tests.bench.accuracy TRAIN TEST --mode CNN --seeds 3
+"""Accuracy and time from nothing: python -m tests.bench.accuracy TRAIN TEST --mode CNN --seeds 3
 
-Runs `python -m scene.main` once per seed, on any two folders of photos, and prints mean ± standard deviation
-of the accuracy and of the program's own total time.
+Runs `python -m scene.main --from-scratch` once per seed, on any two folders of photos, and prints mean ±
+standard deviation of the accuracy and of the program's own total time.
 
 With several --epochs it does so for each, and prints the time of the fastest that reached the --target. All
 are whole trainings: the learning rate falls to 0, so one stopped half-way would look worse than it is.
@@ -21,7 +21,7 @@ def train(options, epochs, seed):
     """One whole run of the main job: (accuracy, seconds)."""
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "-m", "scene.main", options.train, options.test, options.mode,
-                   "--seed", str(seed), "--output", output]
+                   "--from-scratch", "--seed", str(seed), "--output", output]
         if epochs:
             command += ["--epochs", str(epochs)]
         done = subprocess.run(command, capture_output=True, text=True)

@@ -1,0 +1,90 @@
+"""The model that training starts from, its teacher: the one named, or Scene's own where photos are few.
+
+Its network keeps all layers but the last, which is solved for the new classes (head.py). Training then starts
+from the result: head first, then all layers, since gradients of a random head would spoil good features.
+
+Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution (2022).
+Next: head.py
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scene.answer import modelfile
+from scene.answer.classifier import PRETRAINED
+from scene.errors import UserError, printable
+from scene.learn.recipe import START_PHOTOS, any_size
+from scene.models import MODES
+
+OWN = "pretrained"          # what --start-from takes for Scene's own model
+OWN_TERMS = "for research and education, see scene/pretrained/README.md"     # files of format 1 hold none
+
+
+class Teacher(NamedTuple):
+    """A trained network to start from."""
+
+    path: str
+    network: object         # on NumPy arrays
+    started_from: dict      # the entry of this name in the new model's card: the model's SHA-256, its terms
+
+    @property
+    def name(self) -> str:
+        """The first 12 digits of the model's SHA-256."""
+        return self.started_from["sha256"][:12]
+
+
+def choose(options, photos: float) -> Teacher | None:
+    """The Teacher for the options and the number of photos per class, or None. Says where training starts.
+
+    Sets options.image_size if it is not given. Raises UserError, ModelFileError, or OSError.
+    """
+    asked = options.start_from or (OWN if options.head_only else None)
+    teacher = None
+    if asked or starts_by_itself(options, photos):
+        teacher = open_teacher(asked or OWN, options.mode)
+        if not asked and options.image_size not in (None, teacher.network.image_size):
+            teacher = None
+    source = teacher.network if teacher else MODES[options.mode]
+    options.image_size = options.image_size or source.image_size
+    if teacher:
+        print(describe(teacher, None if asked else photos), flush=True)
+    return teacher
+
+
+def starts_by_itself(options, photos):
+    """Whether training starts from Scene's own model unless somebody asks for another start.
+
+    Only where the features are means over all pixels: the curve in tests/bench/README.md was measured there.
+    """
+    mode = MODES[options.mode]
+    return (mode.pretrained and any_size(mode.network(2)) and 0 < photos <= START_PHOTOS
+            and options.loss != "mse" and not options.from_scratch)
+
+
+def open_teacher(path, mode):
+    """The Teacher in a model file, or Scene's own for OWN. Raises UserError unless it is of this mode."""
+    if path == OWN:
+        if mode not in PRETRAINED:
+            raise UserError(f"Scene has no pretrained model of mode {mode}: name a model file to start from.")
+        path = PRETRAINED[mode]
+    with open(path, "rb") as file:
+        data = file.read()
+    with modelfile.named(path):
+        network, card = modelfile.load(data)
+    modelfile.check_mode(path, card["mode"], mode)
+    if path in PRETRAINED.values():
+        card = {"terms": OWN_TERMS} | card
+    return Teacher(path, network, modelfile.describe_source(data, card))
+
+
+def describe(teacher, photos=None):
+    """One line: where training starts, why if nobody asked for it, and how to start elsewhere.
+
+    photos: of each class, on average.
+    """
+    model = "Scene's own model" if teacher.path in PRETRAINED.values() else printable(teacher.path)
+    why = f", as is best with at most {START_PHOTOS} photos per class (here {photos:.0f})" if photos else ""
+    terms = f" Its terms: {words.rstrip('.')}." if (words := teacher.started_from["terms"]) else ""
+    return (f"Training starts from {model} ({teacher.name}){why}.{terms} Other starts: --from-scratch, or "
+            "--start-from PATH.")

@@ -167,7 +167,7 @@ def test_start_from_a_model_of_other_classes(data):
     # The teacher's image size, and a smaller learning rate.
     assert "Settings: mode CNN, image size 24, epochs 1, learning rate 0.0021," in result.stdout
     hash_of_teacher = sha256((data / "teacher/model_CNN").read_bytes())
-    assert f"\nTraining starts from teacher/model_CNN ({hash_of_teacher[:12]}). Other" in result.stdout
+    assert result.stdout.startswith(f"Training starts from teacher/model_CNN ({hash_of_teacher[:12]}). Other")
     (teacher, _), (pupil, card) = (load((data / name).read_bytes())
                                    for name in ("teacher/model_CNN", "model_CNN"))
     assert card["started_from"] == {"sha256": hash_of_teacher, "terms": ""}

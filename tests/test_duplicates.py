@@ -40,7 +40,7 @@ def mirrored(image):
 
 
 CHANGES = {
-    "half size": lambda image: encoded(image.resize((48, 48))),
+    "half size": lambda image: encoded(image.resize((image.width // 2, image.height // 2))),
     "quality 40": lambda image: encoded(image, quality=40),
     "WebP": lambda image: encoded(image, "WebP", 40),
     "brighter": lambda image: encoded(ImageEnhance.Brightness(image).enhance(1.3)),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scene.learn.augment import augment
 from scene.learn.check import NetworkError, check
-from scene.learn.loop import train
+from scene.learn.loop import shuffle, train
 from scene.learn.optim import Muon, one_cycle
 from scene.learn.progress import Diverged, Progress
 from scene.learn.recalibrate import recalibrate
@@ -573,3 +573,50 @@ def test_a_small_start_takes_the_shortcut_of_a_residual_layer():
     moved = {name: not torch.allclose(direction(network.arrays()[name]), direction(begun[name]))
              for name in ("2.body.0.w", "2.shortcut.w")}
     assert moved == {"2.body.0.w": False, "2.shortcut.w": True}
+
+
+# Uneven classes
+
+
+@pytest.mark.parametrize("counts", [[50, 5], [40, 13, 2], [1, 30], [7, 7, 7]])
+def test_a_balanced_epoch_shows_each_class_equally_often_and_uses_all_photos(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    generator = torch.Generator().manual_seed(0)
+    epochs = [shuffle(labels, True, generator) for _ in range(60)]
+    for order in epochs:
+        assert len(order) == len(labels), "so the plan of the training stays"
+        shown = torch.bincount(labels[order], minlength=len(counts))
+        assert shown.max() - shown.min() <= 1
+        for k, count in enumerate(counts):
+            times = torch.bincount(order, minlength=len(labels))[labels == k]
+            assert times.max() - times.min() <= 1, "no photo of a class is shown more often than another"
+            assert count <= shown[k] or times.max() == 1
+    assert set(torch.cat(epochs).tolist()) == set(range(len(labels)))
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_without_balance_an_epoch_is_each_photo_once():
+    labels = torch.tensor([0] * 50 + [1] * 5)
+    order = shuffle(labels, False, torch.Generator().manual_seed(0))
+    assert order.tolist() == torch.randperm(55, generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def test_a_rare_class_is_found_by_a_balanced_training_and_said_to_be_rare(capsys):
+    """Two classes that overlap, 10 to 1: without balance, the network answers the common one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(counts):
+        labels = torch.repeat_interleave(torch.arange(2), torch.tensor(counts))
+        noise = torch.randn((len(labels), 8, 8, 3), generator=generator) * 10
+        shift = torch.randn((len(labels), 1, 1, 1), generator=generator) * 25
+        return (128 + 25 * labels[:, None, None, None] + shift + noise).clip(0, 255).byte(), labels
+
+    recalls = []
+    pixels, labels = draw([300, 30])
+    asked, answers = draw([200, 200])
+    for balanced in (False, True):
+        network = FCNN(2, 8)
+        train(network, pixels, labels, make_settings(8, 0.05, batch_size=32, balanced=balanced))
+        found = network.forward(asked).argmax(1)
+        recalls.append((found[answers == 1] == 1).double().mean().item())
+    assert recalls[1] > recalls[0] + 0.2

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scene import main
+from scene.answer import modelfile
 from scene.errors import UserError
+from scene.learn.calibrate import Measured
 from scene.learn.folds import cross_validate, make_folds
 from scene.models import MODES
 from scene.photos import folder, sets, split
@@ -206,7 +208,7 @@ def test_near_copies_in_two_classes_are_named(album, tmp_path):
     shutil.move(tmp_path / "photos/sea/copy0_b.jpg", tmp_path / "photos/road/wrong.jpg")
     _, _, findings, _ = sets.load_split(tmp_path / "photos", 24, False, 0.3, 0)
     (where, what), = [(finding.where, finding.what) for finding in findings]
-    assert what == "nearly the same photo in two classes: keep it in one class only"
+    assert what == "nearly the same photo in two classes: move it out of one of them"
     assert "sea/copy0_a.jpg" in where and "road/wrong.jpg" in where
 
 
@@ -238,17 +240,11 @@ class Memory:
         self.saved = data
 
 
-class Oracle:
-    """A classifier that says which photos it was trained on: its pixels are the photos' numbers."""
-
-    def __init__(self, trained):
-        self.trained = trained
-
-    def features(self, pixels):
-        return pixels
-
-    def scores(self, numbers):
-        return np.stack([self.trained[numbers], numbers], 1).astype(np.float32)
+def answer(asked):
+    """Answers with whether a photo was trained on, and its number."""
+    numbers = np.flatnonzero(asked)
+    both = np.stack([~asked[numbers], numbers], 1).astype(np.float32)
+    return Measured(both, None, both)
 
 
 @pytest.fixture
@@ -265,9 +261,10 @@ def test_no_photo_is_answered_by_a_network_that_was_trained_on_it_or_on_its_grou
     for k in range(2):
         counts = np.bincount(fold[photos.labels == k], minlength=4)
         assert np.ptp(counts) <= 1
-    answers = cross_validate(photos, 4, 0, Oracle, Memory())
-    assert answers.scores[:, 0].tolist() == [0] * 42, "none was trained on its own photo"
-    assert answers.scores[:, 1].tolist() == list(range(42)), "and all answers are in their places"
+    answers = cross_validate(photos, 4, 0, answer, Memory())
+    for found in answers.scores, answers.logs:
+        assert found[:, 0].tolist() == [0] * 42, "none was trained on its own photo"
+        assert found[:, 1].tolist() == list(range(42)), "and all answers are in their places"
     assert answers.labels is photos.labels
 
 
@@ -275,18 +272,18 @@ def test_finished_folds_are_not_trained_again(photos):
     memory = Memory()
     trained = []
 
-    def train(chosen):
+    def interrupted(asked):
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(chosen)
-        return Oracle(chosen)
+        trained.append(asked)
+        return answer(asked)
 
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(photos, 4, 0, train, memory)
+        cross_validate(photos, 4, 0, interrupted, memory)
     assert memory.saved[0] == {"folds": 2}
     trained.clear()
-    cross_validate(photos, 4, 0, lambda chosen: trained.append(chosen) or Oracle(chosen), memory)
-    assert len(trained) == 2
+    answers = cross_validate(photos, 4, 0, lambda asked: trained.append(asked) or answer(asked), memory)
+    assert len(trained) == 2 and answers.scores[:, 1].tolist() == list(range(42))
 
 
 def test_a_class_that_cannot_be_in_two_folds(photos):
@@ -360,6 +357,8 @@ def test_folds_test_all_photos_and_train_on_all(runs, album):
     assert (report["photos"], report["folds"], sum(map(sum, report["confusion"]))) == (40, 3, 40)
     assert report["cross_validation"]["accuracy"] == report["accuracy"] and "test" not in report["folders"]
     assert sorted(os.listdir(root / "folds")) == ["metrics_FCNN.json", "model_FCNN"]
+    _, card = modelfile.load((root / "folds/model_FCNN").read_bytes())
+    assert card["calibration"], "from the answers of the folds"
 
 
 def test_folds_beside_a_test(runs):

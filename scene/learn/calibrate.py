@@ -31,8 +31,9 @@ class Measured(NamedTuple):
 def hold_out(photos, seed):
     """Divides photos.folder.Photos into those to train on and those held out, or None of fewer than ENOUGH.
 
-    A twentieth of every class is held out, drawn by the seed. None of them has a copy among the others: the
-    network would know it. The pixels to train on are moved together in place.
+    A twentieth of every class is held out, drawn by the seed. Of photos that belong together, copies and
+    bursts, none is held out, since the network would know it. The pixels to train on are moved together in
+    place.
     """
     if len(photos.labels) < ENOUGH:
         return photos, None
@@ -85,6 +86,10 @@ def measure(classifier, fitted, photos):
 
 
 def calibrate(classifier, trained, held, error):
-    """The calibration of a classifier, {name: array}, from photos it was trained on and those held out."""
+    """The calibration of a classifier, {name: array}, from photos it was trained on and those held out.
+
+    held: Photos, or what a cross-validation has Measured.
+    """
     fitted = reference(classifier, trained)
-    return fitted | calibration.fit(*measure(classifier, fitted, held), error)
+    measured = held if isinstance(held, Measured) else measure(classifier, fitted, held)
+    return fitted | calibration.fit(*measured, error)

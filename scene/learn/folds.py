@@ -7,19 +7,11 @@ Source: Stone, Cross-Validatory Choice and Assessment of Statistical Predictions
 Next: output.py
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from scene.errors import UserError, printable
+from scene.learn.calibrate import Measured
 from scene.photos import split
-
-
-class Answers(NamedTuple):
-    """The answers to N photos, in their order, by networks that were not trained on them."""
-
-    labels: np.ndarray          # (N,) int64: their classes
-    scores: np.ndarray          # (N, K) float32: of each class
 
 
 def make_folds(photos, folds, seed):
@@ -36,22 +28,26 @@ def make_folds(photos, folds, seed):
     return fold
 
 
-def cross_validate(photos, folds, seed, train, checkpoint):
-    """Trains a network for each fold, and returns the Answers of all.
+def cross_validate(photos, folds, seed, ask, checkpoint):
+    """Trains a network for each fold, and returns all photos as Measured, in their order.
 
-    train(chosen), bool (N,), trains on the chosen photos and returns a Classifier. The checkpoint gets the
-    answers of every finished fold. Whoever resumes repeats the fold that was interrupted, from its start.
+    ask(asked), bool (N,), trains on the other photos and returns the Measured of those asked about. The
+    checkpoint gets the answers of every finished fold. Whoever resumes repeats the fold that was interrupted,
+    from its start.
     """
     fold = make_folds(photos, folds, seed)
     place, arrays = checkpoint.load() or ({"folds": 0}, {})
-    scores = arrays.get("scores", np.zeros((len(fold), len(photos.classes)), np.float32)).copy()
+    arrays = {"scores": np.zeros((len(fold), len(photos.classes)), np.float32),
+              "logs": np.zeros((len(fold), 2), np.float32)} | arrays
     if place["folds"]:
         print(f"Resumed after {place['folds']} of {folds} folds.", flush=True)
     for k in range(place["folds"], folds):
         asked = fold == k
         print(f"Fold {k + 1} of {folds}: {sum(~asked)} photos to train on, {sum(asked)} to test on.",
               flush=True)
-        classifier = train(~asked)
-        scores[asked] = classifier.scores(classifier.features(photos.pixels[asked]))
-        checkpoint.write(checkpoint.encode({"folds": k + 1}, {"scores": scores}))
-    return Answers(photos.labels, scores)
+        found = ask(asked)
+        for name, array in arrays.items():
+            arrays[name] = array.copy()
+            arrays[name][asked] = getattr(found, name)
+        checkpoint.write(checkpoint.encode({"folds": k + 1}, arrays))
+    return Measured(arrays["scores"], photos.labels, arrays["logs"])

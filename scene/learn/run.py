@@ -14,7 +14,7 @@ from scene.answer.calibration import PROMISE
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, explain, printable
 from scene.learn import recipe
-from scene.learn.calibrate import calibrate, hold_out
+from scene.learn.calibrate import calibrate, hold_out, measure, reference, subset
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
@@ -29,12 +29,11 @@ def train_and_save(photos, teacher, options, output):
     With --folds, answers to all photos come first, by networks of which each was not trained on its photos:
     "cross_validation". If the model is already there, written by the same run, nothing is trained.
     """
-
     from scene.learn.checkpoint import Checkpoint, describe
     from scene.learn.loop import LOSSES
     from scene.learn.precision import fastest
 
-    photos, held = hold_out(photos, options.seed or 0)
+    photos, held = (photos, None) if options.folds else hold_out(photos, options.seed or 0)
     if held:
         print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
               f"{len(photos.labels)}.")
@@ -60,7 +59,9 @@ def train_and_save(photos, teacher, options, output):
             kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
             return recalibrated(photos, held, options, output), made | kept
     if options.folds:
-        made["cross_validation"] = validate(photos, settings, teacher, card, options, output, made["run"])
+        held = validate(photos, settings, teacher, card, options, output, made["run"])
+        made["cross_validation"] = {"folds": options.folds,
+                                    **metrics.evaluate(held.labels, softmax(held.scores), photos.classes)}
     with saving_diverged(network, card, checkpoint, output):
         network, history = fit(network, photos, settings, teacher, card, options, checkpoint)
     classifier = write_model(network, card, photos, held, options, output)
@@ -151,21 +152,21 @@ def find_epochs(network, photos, settings, options, output):
 
 
 def validate(photos, settings, teacher, card, options, output, run):
-    """The metrics of a cross-validation on all photos."""
+    """All photos as Measured by a cross-validation."""
     from scene.learn.checkpoint import Checkpoint
     from scene.learn.folds import cross_validate
 
-    def train_on(chosen):
+    def ask(asked):
+        chosen, others = (subset(photos, part, photos.pixels[part]) for part in (~asked, asked))
         network = make_network(options, len(photos.classes), teacher)
-        others = replace(photos, pixels=photos.pixels[chosen], labels=photos.labels[chosen])
-        network, _ = fit(network, others, settings, teacher, card, options)
-        return Classifier.load(modelfile.encode(network, card))
+        network, _ = fit(network, chosen, settings, teacher, card, options)
+        classifier = Classifier.load(modelfile.encode(network, card))
+        return measure(classifier, reference(classifier, chosen), others)
 
     checkpoint = Checkpoint(output.folds, run | {"folds": options.folds})
-    answers = cross_validate(photos, options.folds, settings.seed, train_on, checkpoint)
-    report = metrics.evaluate(answers.labels, softmax(answers.scores), photos.classes)
+    measured = cross_validate(photos, options.folds, settings.seed, ask, checkpoint)
     print(f"The folds are done. Now a network is trained on all {len(photos.labels)} photos.", flush=True)
-    return {"folds": options.folds, **report}
+    return measured
 
 
 def find_finished(output, run):

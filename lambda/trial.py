@@ -38,7 +38,7 @@ def run(models: str, photos: str, *folders: str) -> dict:
     for path in sorted(Path(photos).iterdir()):
         text = base64.b64encode(path.read_bytes()).decode()
         for mode in loaded:
-            request = {"mode": mode, "imageBase64": text}
+            request = {"mode": mode, "imageBase64": text, "map": path.name == "jpeg"}
             status, answer, _ = endpoint.answer(request, "trial", loaded.__getitem__)
             answers[f"{mode}: {path.name}"] = status, answer
     files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}

@@ -26,10 +26,11 @@ from scene.answer.classifier import PRETRAINED, Classifier
 from scene.errors import UserError, listed, printable
 from scene.learn import recipe
 from scene.learn.output import Output
-from scene.learn.run import resumable, train_and_save
+from scene.learn.run import keep_out, resumable, train_and_save
 from scene.learn.teacher import OWN, choose
 from scene.models import MODES
 from scene.photos import folder, sets
+from scene.show import report as page
 from scene.version import VERSION
 
 FEW_PHOTOS = 100            # for a class
@@ -67,10 +68,12 @@ def test_model(options, output, started):
     classes = classifier.classes
     print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {listed(classes)}")
     test_photos, findings = sets.load_test(options.test, classes, classifier.image_size, options.skip_bad)
-    report = test(classifier, options.load_model, test_photos, findings)
+    report, features = test(classifier, options.load_model, test_photos, findings)
     report |= {"settings": {"mode": options.mode, "image_size": classifier.image_size}}
     write_report(output.evaluation, report, options, started)
-    say_result(report, options.load_model, output.evaluation, started)
+    if options.report:
+        write_page(output.report, report, classifier, features, test_photos, None, None)
+    say_result(report, options, options.load_model, output.evaluation, output.report, started)
 
 
 def train_and_test(options, output, started):
@@ -79,13 +82,18 @@ def train_and_test(options, output, started):
     teacher = choose(options, folder.scan(options.train).average)
     train_photos, test_photos, findings = load_photos(options, output)
     with resumable(output, "continues from the last checkpoint"):
-        classifier, about = train_and_save(train_photos, teacher, options, output)
+        train_photos, held = keep_out(train_photos, options)
+        classifier, about, out_of_fold = train_and_save(
+            train_photos, held, held or test_photos, teacher, options, output)
     with resumable(output, "goes straight to the test"):
-        report = about | test(classifier, output.model, test_photos, findings, about)
+        report, features = test(classifier, output.model, test_photos, findings, about)
+        report = about | report
         write_report(output.metrics, report, options, started)
+        if options.report:
+            write_page(output.report, report, classifier, features, test_photos, train_photos, out_of_fold)
         files.remove(output.folds)
         files.remove(output.checkpoint)
-    say_result(report, output.model, output.metrics, started, resumed)
+    say_result(report, options, output.model, output.metrics, output.report, started, resumed)
     say_next(train_photos, teacher, options, output)
 
 
@@ -105,20 +113,36 @@ def load_photos(options, output):
 
 
 def test(classifier, path, photos, findings, about=None):
-    """The metrics of a model, by its path, on the photos of TEST, or else those of its cross-validation."""
+    """The metrics of a model, by its path, on the photos of TEST, and the features of these photos.
+
+    Without photos, the metrics are those of the cross-validation, and there are no features.
+    """
+    features = None
     if photos is None:
         report = about["cross_validation"]
     else:
         with modelfile.named(path):
-            probabilities, reasons = classifier.judge(photos.pixels, processes.parallel_map)
+            features = classifier.features(photos.pixels, processes.parallel_map)
+            probabilities, reasons = classifier.judge(photos.pixels, processes.parallel_map, features)
         report = metrics.evaluate(photos.labels, probabilities, classifier.classes)
         if reasons:
             report["calibration"] = calibration.evaluate(photos.labels, probabilities, reasons,
                                                          classifier.calibration)
     report = {"mode": classifier.mode, **report}
-    return report | {**folder.count_leaks(findings),
-                     "findings": [finding._asdict() for finding in findings],
-                     "model": {"path": path, "sha256": classifier.sha256}}
+    report |= {**folder.count_leaks(findings),
+               "findings": [finding._asdict() for finding in findings],
+               "model": {"path": path, "sha256": classifier.sha256}}
+    return report, features
+
+
+def write_page(path, report, classifier, features, photos, train_photos, out_of_fold):
+    """Writes the page to look at: on the photos of TEST, or else on the answers of the cross-validation."""
+    if photos is not None:
+        probabilities = classifier.probabilities_of(features)
+        page.write(path, report, classifier, features, photos, probabilities, train_photos, out_of_fold)
+    elif out_of_fold is not None:           # a run that was finished before has no more answers to show
+        features = classifier.features(train_photos.pixels, processes.parallel_map)
+        page.write(path, report, classifier, features, train_photos, out_of_fold)
 
 
 def write_report(path, report, options, started):
@@ -127,12 +151,22 @@ def write_report(path, report, options, started):
     folders = {name: os.path.abspath(path) for name, path in folders.items() if path}
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
     versions = {"scene": VERSION, "python": platform.python_version(), **packages}
-    report |= {"folders": folders, "versions": versions, "seconds": round(time.monotonic() - started, 2)}
+    report |= {"command": command(options, report.get("settings", {})), "folders": folders,
+               "versions": versions, "seconds": round(time.monotonic() - started, 2)}
     entries = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in report.items()]
     files.write(path, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
 
 
-def say_result(report, model, path, started, resumed=False):
+def command(options, settings):
+    """The command that repeats the run, with what it chose by itself: seed and precision."""
+    words = [word for word in options.arguments if word != "--resume"]
+    for name in ("seed", "precision"):
+        if name in settings and f"--{name}" not in words:
+            words += [f"--{name}", str(settings[name])]
+    return f"cd {shlex.quote(os.getcwd())} && {shlex.join(['python', '-m', 'scene.main', *words])}"
+
+
+def say_result(report, options, model, path, page_path, started, resumed=False):
     """Prints the metrics, what spoils them, the files, and the time: everything is written."""
     if "cross_validation" in report and "folds" not in report:
         print(metrics.describe_folds(report["cross_validation"]))
@@ -142,7 +176,8 @@ def say_result(report, model, path, started, resumed=False):
     if leaks := describe_leaks(report):
         print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two.")
     words = "time since it was resumed" if resumed else "total time"
-    print(f"Model: {printable(model)}, metrics: {printable(path)}, {words}: "
+    shown = f", report: {printable(page_path)}" if options.report else ""
+    print(f"Model: {printable(model)}, metrics: {printable(path)}{shown}, {words}: "
           f"{time.monotonic() - started:.1f} s")
 
 
@@ -226,8 +261,10 @@ def parse(arguments):
     add("--folds", metavar="K", type=number(int, 2, 100),
         help="cross-validate: train K times, each time tested on another part of the photos, then on all. "
         "PHOTOS are not divided otherwise. --resume repeats the part that was interrupted")
+    add("--no-report", dest="report", action="store_false", help="do not write report_<MODE>.html")
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     options = parser.parse_intermixed_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
     check_folders(options, parser.error)
     if options.head_only and options.from_scratch:
         parser.error("--head-only needs a trained model to start from: leave --from-scratch out")

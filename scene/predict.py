@@ -11,7 +11,7 @@ import hashlib
 import os
 import shlex
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 from scene import errors, processes  # noqa: F401  before NumPy: processes sets the number of BLAS threads
 from scene.answer.classifier import PRETRAINED, Classifier
@@ -24,6 +24,7 @@ from scene.photos.journal import read as read_journal
 from scene.photos.journal import roots_of
 from scene.photos.sort import AlreadyThere, LeftInPlace, rehearse, sorting
 from scene.photos.undo import BACK, DONE, undo
+from scene.show import map_picture
 from scene.show.answers import SHOWN, Summary, csv_file, folder_for, print_answer, print_json, shown
 from scene.signals import Stopped
 
@@ -44,6 +45,8 @@ def predict(options):
     summary = Summary(options.json)
     with open_table(options) as add_row, open_sorter(options, inputs, classifier.classes) as sorter:
         paths = inputs.photos()
+        if options.map:
+            draw_map(classifier, paths, options)
         if sorter and sorter.continues:
             summary.say(f"Continues the sorting that was cut off ({shown(sorter.journal.path)}).")
         for answer, sha256 in progress(answers(classifier, paths, options), options, len(paths)):
@@ -97,6 +100,14 @@ def answers(classifier, paths, options):
         if isinstance(answer, ModelFileError):
             raise answer
         yield answer, sha256
+
+
+def draw_map(classifier, paths, options):
+    """Writes the picture of --map. A photo that cannot be read is reported with the answers."""
+    if len(paths) != 1:
+        raise UserError(f"--map takes a single photo, not {len(paths)}: name one.")
+    with suppress(PhotoError), named(options.model):
+        map_picture.write(options.map, classifier, read(paths[0]))
 
 
 def show(answer, options):
@@ -240,6 +251,8 @@ def parse(arguments):
         help=f"how many of the likeliest classes to give (default: {SHOWN}, and all with --json)")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", metavar="FILE", help="write a table with a line for each photo, and print only a summary")
+    add("--map", metavar="OUT.png",
+        help="draw which places of the photo speak for its class (orange) and against it")
     add("--sort", metavar="INTO", help="copy each photo into INTO/<class>, and unsure ones into INTO/unsure")
     add("--move", action="store_true", help="with --sort: move the photos instead")
     add("--dry-run", action="store_true", help="with --sort or --undo: only say what would be done")
@@ -247,7 +260,7 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if bool(options.photos) == bool(options.undo):
         parser.error("give photos or folders, or --undo with a file")
-    if options.undo and (options.sort or options.json or options.csv or options.top):
+    if options.undo and (options.sort or options.json or options.csv or options.top or options.map):
         parser.error("--undo goes with no option but --dry-run")
     if options.move and not options.sort or options.dry_run and not (options.sort or options.undo):
         parser.error("--move and --dry-run go with --sort INTO")

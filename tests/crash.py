@@ -118,8 +118,8 @@ def kills(count):
             check_readable(f"checkpoint_{mode}")
             if code == 0:
                 assert model(mode) == true and metrics(mode)["history"] == history
-                there = ["log", f"metrics_{mode}.json", f"model_{mode}", "test", "train"]
-                assert sorted(os.listdir()) == there
+                results = [f"metrics_{mode}.json", f"model_{mode}", f"report_{mode}.html"]
+                assert sorted(os.listdir()) == ["log", *results, "test", "train"]
                 forget(mode)
         assert Job(mode, *options).wait() == 0, log()
         assert model(mode) == true and metrics(mode)["history"] == history

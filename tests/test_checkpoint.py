@@ -368,7 +368,8 @@ def test_a_disk_that_fails_in_the_middle_costs_nothing(fault, message, folders):
         "--resume continues from the last checkpoint.\n")
     assert (folders / "same").read_text() == "out/checkpoint_FCNN: OK\n"
     assert "Resumed in epoch " in (folders / "log2").read_text()
-    assert set(os.listdir(folders / "kept")) - {"filler"} == {"model_FCNN", "metrics_FCNN.json"}
+    assert set(os.listdir(folders / "kept")) - {"filler"} == {
+        "model_FCNN", "metrics_FCNN.json", "report_FCNN.html"}
 
 
 @pytest.mark.parametrize("part, count, said", [

@@ -61,7 +61,8 @@ def test_the_main_job_to_the_letter(tmp_path):
     assert lines[4].startswith("epoch 1/80: loss ")
     assert f"Accuracy {report['accuracy']:.1%} on 200 test photos (95 % interval " in result.stdout
     assert "always guessing the most common class: 20.0%" in result.stdout
-    assert lines[-3].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, total time: ")
+    assert lines[-3].startswith("Model: ./model_FCNN, metrics: ./metrics_FCNN.json, "
+                                "report: ./report_FCNN.html, total time: ")
     assert lines[-2].startswith("Each class has 80 training photos on average. More of them would help most")
     assert lines[-1] == "Next: python -m scene.predict PHOTO --model model_FCNN"
 
@@ -150,10 +151,11 @@ def test_options_reach_the_training_and_the_model_is_tested_again(data):
     again = json.loads((data / "again/evaluation_CNN.json").read_text())
     assert again["settings"] == {"mode": "CNN", "image_size": 16} and again["model"]["path"] == str(path)
     assert again["folders"] == {"test": str(data / "test")}
-    for name in again.keys() - {"settings", "folders", "model", "seconds"}:
+    for name in again.keys() - {"settings", "folders", "model", "seconds", "command"}:
         assert again[name] == first[name], name
     assert again["model"]["sha256"] == first["model"]["sha256"] == sha256(before)
-    assert path.read_bytes() == before and os.listdir(data / "again") == ["evaluation_CNN.json"]
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(data / "again")) == ["evaluation_CNN.json", "report_CNN.html"]
 
 
 def test_start_from_a_model_of_other_classes(data):
@@ -404,7 +406,7 @@ def test_one_folder_as_train_and_test_is_an_error(test, data):
 def test_few_photos_the_last_lines_say_what_helps_and_what_is_next(data):
     result = main_job("train", "test", "FCNN", "--epochs", 1, "--output", "my models", cwd=data)
     *_, files, advice, following = result.stdout.splitlines()
-    assert files.startswith("Model: my models/model_FCNN, metrics: my models/metrics_FCNN.json, total time: ")
+    assert files.startswith("Model: my models/model_FCNN, metrics: my models/metrics_FCNN.json, report: my")
     start = re.fullmatch(r"Each class has 6 training photos on average\. More of them would help most, and "
                          r"then (--start-from pretrained)\.", advice)[1]
     assert following == "Next: python -m scene.predict PHOTO --model 'my models/model_FCNN'"

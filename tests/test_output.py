@@ -18,7 +18,7 @@ from tests.jobs import main_job, make_photos, start_job
 from tests.test_files import NO_FOLDER_SYNC, in_own_mounts
 
 OPTIONS = ["train", "test", "FCNN", "--epochs", 6, "--batch-size", 6, "--image-size", 8]
-RESULTS = ["metrics_FCNN.json", "model_FCNN"]
+RESULTS = ["metrics_FCNN.json", "model_FCNN", "report_FCNN.html"]
 FOLDERS = ["test", "train"]
 
 
@@ -62,6 +62,8 @@ AT = {                          # moments after the last step, and what is there
                  ["model_FCNN"]),
     "the metrics": ("write = files.write\nfiles.write = lambda path, *a, **k: "
                     "stop() if 'metrics' in path else write(path, *a, **k)", ["model_FCNN"]),
+    "the report": ("write = files.write\nfiles.write = lambda path, *a, **k: "
+                   "stop() if 'report' in path else write(path, *a, **k)", RESULTS[:2]),
     "the checkpoint's end": ("files.remove = lambda path: stop()", RESULTS),
 }
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
@@ -242,9 +244,11 @@ def test_results_that_are_mounted_files_are_written_in_place(name, data):
     result = in_own_mounts(script, sys.executable, cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert "nothing is trained" in result.stdout
-    assert result.stdout.endswith("\nmetrics_FCNN.json\nmodel_FCNN\n")
+    assert result.stdout.endswith("\n" + "\n".join(RESULTS) + "\n")
     if name == "model_FCNN":
         assert load((data / "mine").read_bytes())[1]["classes"] == ["dark", "light"]
+    elif name == "report_FCNN.html":
+        assert (data / "mine").read_text().startswith("<!DOCTYPE html>")
     else:
         assert report(data / "mine")["photos"] == 12
 
@@ -360,8 +364,8 @@ files.write = slow
 
 
 def test_the_time_includes_the_writing_of_every_file(data):
-    """Each write takes 1000 seconds of this clock: two checkpoints, the model and the metrics."""
+    """Each write takes 1000 seconds of this clock: two checkpoints, the model, the metrics and the report."""
     result = changed_job(CLOCK, *OPTIONS, cwd=data)
-    assert "total time: 4000.0 s\n" in result.stdout.replace("\n\n", "\n"), result.stdout
+    assert "total time: 5000.0 s\n" in result.stdout.replace("\n\n", "\n"), result.stdout
     result = changed_job(CLOCK, "-", "test", "FCNN", "--load-model", "model_FCNN", cwd=data)
-    assert "total time: 1000.0 s\n" in result.stdout
+    assert "total time: 2000.0 s\n" in result.stdout

@@ -8,7 +8,7 @@
 The test after training, the command line, scene.serve and AWS Lambda all use this Classifier, so the accuracy
 that training prints is the accuracy of the deployed model. Nothing here imports torch.
 
-Next: endpoint.py
+Next: gradient_map.py
 """
 
 from __future__ import annotations
@@ -115,12 +115,14 @@ class Classifier:
             answer["sure"] = reasons[0] is None
         return answer | ({"reason": reasons[0]} if reasons and reasons[0] else {})
 
-    def judge(self, pixels: np.ndarray, run=map) -> tuple[np.ndarray, list[str | None] | None]:
+    def judge(self, pixels: np.ndarray, run=map, features: np.ndarray | None = None) \
+            -> tuple[np.ndarray, list[str | None] | None]:
         """For decoded photos, (N, S, S, 3): their probabilities, (N, K), and why each answer is not sure.
 
         The reasons are calibration.REASONS, None for a sure answer. Without a calibration there is no list.
+        features: those of the photos, if they are known already.
         """
-        features = self.features(pixels, run)
+        features = self.features(pixels, run) if features is None else features
         p = self.probabilities_of(features)
         if not self.calibration:
             return p, None

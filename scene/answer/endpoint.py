@@ -3,6 +3,8 @@
     {"mode": "CNN", "imageBase64": "…"}
         -> {"scene": "ocean", "probabilities": {class: p}, "mode": "CNN", "model": "3e9…", "requestId": "…"}
            and, by a model with a calibration, "sure": true, or "sure": false and "reason": "close_call"
+    the same with "map": true
+         -> the same with "map": {"class": "ocean", "score": …, "bias": …, "places": H rows of W numbers, …}
     a photo itself, and the mode
         -> the same
     a request that cannot be answered
@@ -25,13 +27,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scene.answer.class_map import class_maps
 from scene.answer.classifier import Classifier
+from scene.answer.gradient_map import NeedsTorch
 from scene.models import DEFAULT_MODE, MODES
 from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
 
 MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
 MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
+FIELDS = "mode, imageBase64 and perhaps map"
 WHITE_SPACE = b" \t\r\n"
 
 SERVE_ONLY = {              # the codes of scene.serve only: on AWS the gateway refuses such requests
@@ -41,6 +46,7 @@ SERVE_ONLY = {              # the codes of scene.serve only: on AWS the gateway 
 STATUS = {                  # every code, with its HTTP status
     "not_json": 400, "not_an_object": 400, "missing_field": 400, "unknown_field": 400, "wrong_type": 400,
     "bad_mode": 400, "bad_base64": 400, "empty_photo": 400, "not_a_photo": 400, "damaged_photo": 400,
+    "map_needs_torch": 400,         # the map of a network whose scores are not sums over places
     "photo_too_large": 413,         # in bytes or in pixels
     "internal_error": 500,
     "model_missing": 503, "model_unreadable": 503, "storage_unreachable": 503,
@@ -104,7 +110,7 @@ def classify(body, find_model, entry: dict) -> dict:
     """The answer to a valid request. Notes each step in the log entry. Raises Refusal."""
     if isinstance(body, Refusal):
         raise body
-    mode, data = read(body, entry)
+    mode, data, wants_map = read(body, entry)
     milliseconds = entry["milliseconds"]
 
     started = time.perf_counter()
@@ -120,19 +126,35 @@ def classify(body, find_model, entry: dict) -> dict:
     answer = model.answer_pixels(pixels)
     entry["scene"] = answer["scene"]
     milliseconds["predict"] = since(started)
-    return answer | {"mode": mode, "model": model.name}
+    answer |= {"mode": mode, "model": model.name}
+
+    if wants_map:
+        started = time.perf_counter()
+        answer["map"] = draw_map(model, pixels, entry["scene"])
+        milliseconds["map"] = since(started)
+    return answer
 
 
-def read(body, entry: dict) -> tuple[str, bytes]:
-    """(mode, the photo's bytes) of a request. Raises Refusal."""
+def draw_map(model: Classifier, pixels: np.ndarray, scene: str) -> dict:
+    """The class map of the likeliest class, for JSON. Raises Refusal."""
+    try:
+        return class_maps(model, pixels, [model.classes.index(scene)])[0].as_json()
+    except NeedsTorch as error:
+        raise Refusal("map_needs_torch", f"The map of a {model.mode} needs torch, which this endpoint does "
+                      "not have: leave map out, or ask for another mode.") from error
+
+
+def read(body, entry: dict) -> tuple[str, bytes, bool]:
+    """(mode, the photo's bytes, whether a map is wanted) of a request. Raises Refusal."""
+    wants_map = False
     if isinstance(body, Photo):
         entry["mode"], data = read_mode(body.mode), body.data
     else:
-        entry["mode"], text = read_fields(parse(body) if isinstance(body, bytes) else body)
+        entry["mode"], text, wants_map = read_fields(parse(body) if isinstance(body, bytes) else body)
         data = read_base64(text)
     if not data:
         raise Refusal("empty_photo", "The photo is empty: send a JPEG or PNG.")
-    return entry["mode"], data
+    return entry["mode"], data, wants_map
 
 
 def read_mode(mode: str) -> str:
@@ -165,7 +187,7 @@ def parse(body: bytes) -> object:
     if len(body) > MAX_REQUEST:
         raise request_too_large()
     if body.count(b",") > MOST_COMMAS:
-        raise Refusal("unknown_field", "The body has unknown fields: send mode and imageBase64 only.")
+        raise Refusal("unknown_field", f"The body has unknown fields: send {FIELDS} only.")
     try:
         return json.loads(body.decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
@@ -179,20 +201,23 @@ def request_too_large() -> Refusal:
                    f"The request is over {MAX_REQUEST / 1e6:g} MB: shrink the photo below {most:g} MB first.")
 
 
-def read_fields(request) -> tuple[str, str]:
-    """(mode, base64 text) of a request, which must hold these two and nothing else. Raises Refusal."""
+def read_fields(request) -> tuple[str, str, bool]:
+    """(mode, base64 text, map) of a request, which must have the first two, and no others. Raises Refusal."""
     if not isinstance(request, dict):
         raise Refusal("not_an_object", "The body is JSON but not an object: send an object with the fields "
                                        "mode and imageBase64.")
     for name in ("mode", "imageBase64"):
         if name not in request:
             raise Refusal("missing_field", f"The field {name} is missing: send both mode and imageBase64.")
-    if len(request) > 2:
-        raise Refusal("unknown_field", "The body has an unknown field: send mode and imageBase64 only.")
-    for name, value in request.items():
-        if not isinstance(value, str):
+    if not request.keys() <= {"mode", "imageBase64", "map"}:
+        raise Refusal("unknown_field", f"The body has an unknown field: send {FIELDS} only.")
+    for name in ("mode", "imageBase64"):
+        if not isinstance(request[name], str):
             raise Refusal("wrong_type", f"The field {name} must be a string.")
-    return check_mode(request["mode"]), request["imageBase64"]
+    wants_map = request.get("map", False)
+    if not isinstance(wants_map, bool):
+        raise Refusal("wrong_type", "The field map must be true or false.")
+    return check_mode(request["mode"]), request["imageBase64"], wants_map
 
 
 def read_base64(text: str) -> bytes:

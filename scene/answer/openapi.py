@@ -33,6 +33,19 @@ MEANING = {200: "The scene", 400: "The request or the photo cannot be used", 403
            503: "The endpoint cannot answer at the moment", 504: "The answer took too long"}
 
 MODE = {"type": "string", "enum": list(MODES)}
+CLASS_MAP = {
+    "type": "object",
+    "description": "Only if asked for: what the places of the photo contribute to the score of the scene",
+    "required": ["class", "exact", "score", "places"],
+    "properties": {
+        "class": {"type": "string"},
+        "exact": {"type": "boolean", "description": "Whether score = bias + the sum of all places"},
+        "score": {"type": "number", "description": "The logit, before any temperature"},
+        "bias": {"type": "number", "description": "Only if exact"},
+        "places": {"type": "array", "description": "Rows from the top, each from the left",
+                   "items": {"type": "array", "items": {"type": "number"}}},
+    },
+}
 SCHEMAS = {
     "SceneRequest": {
         "type": "object",
@@ -41,6 +54,7 @@ SCHEMAS = {
         "properties": {
             "mode": MODE,
             "imageBase64": {"type": "string", "description": "A JPEG or PNG, in base64"},
+            "map": {"type": "boolean", "description": "Whether to add the class map, false by default"},
         },
     },
     "SceneAnswer": {
@@ -54,6 +68,7 @@ SCHEMAS = {
             "mode": MODE,
             "model": {"type": "string", "description": "The first 12 hex digits of the model file's SHA-256"},
             "requestId": {"type": "string"},
+            "map": CLASS_MAP,
         },
     },
     "SceneError": {

@@ -1,6 +1,6 @@
 """The training loop: forward, loss, backward, step, until the photos have been seen often enough.
 
-Next: recipe.py
+Next: watch.py
 """
 
 import torch
@@ -16,6 +16,7 @@ from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
 from scene.learn.team import make_team
+from scene.learn.watch import make_watch
 from scene.nn.arrays import adopt
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.processes import tune_malloc
@@ -24,12 +25,13 @@ from scene.signals import postponed
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
 
 
-def train(network, pixels, labels, settings, source=None, checkpoint=None):
+def train(network, pixels, labels, settings, source=None, checkpoint=None, held_out=None):
     """Trains a network in place, from random weights or from those of `source`, a network of the same layers.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
-    is one, and saves now and then. Returns [loss, training accuracy] of each epoch. Raises NetworkError,
-    Diverged, or Stopped when a signal ends it.
+    is one, and saves now and then. held_out: pixels and labels of photos on which it is only measured.
+    Returns [loss, training accuracy] of each epoch, and these two on photos held out if there are any. Raises
+    NetworkError, Diverged, or Stopped when a signal ends it.
     """
     check(network, settings)
     prepare()
@@ -37,6 +39,7 @@ def train(network, pixels, labels, settings, source=None, checkpoint=None):
     set_precision(network, settings.precision)
     plan = make_plan(len(labels), settings)
     learn = make_learner(network, pixels, labels, settings, plan)
+    watch = make_watch(network, LOSSES[settings.loss](), held_out, settings, plan.steps)
     bodies = inside_bodies(network)
 
     with (postponed() as signals, make_team(network, learn, plan.shards) as team,
@@ -68,7 +71,7 @@ def train(network, pixels, labels, settings, source=None, checkpoint=None):
                 rate = settings.learning_rate * one_cycle(done / plan.steps)
                 take_step(rate, bodies if done < plan.opening else ())
                 done += 1
-            progress.end_epoch()
+            progress.end_epoch(watch(done))
         check_answers(network.forward(pixels[:1]))
         keeper.finish(done)
     # Training saw crops, the network will be asked about whole photos.

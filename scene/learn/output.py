@@ -31,6 +31,7 @@ class Output:
     folds       the answers of the finished folds of a cross-validation, until all others are written
     split       which photos of a single folder were trained on, and which tested on
     evaluation  the metrics of a model that was only tested, with --load-model
+    report      the metrics as a page to look at, of the last training or test
     """
 
     def __init__(self, folder, mode):
@@ -44,13 +45,14 @@ class Output:
         self.folds = os.path.join(folder, f"folds_{mode}")
         self.split = os.path.join(folder, f"split_{mode}.csv")
         self.evaluation = os.path.join(folder, f"evaluation_{mode}.json")
+        self.report = os.path.join(folder, f"report_{mode}.html")
         self.lock = os.path.join(folder, f".training_{mode}.lock")
 
     @property
     def of_training(self):
         """The files that a training run may write, the lock apart."""
         return (self.model, self.previous, self.metrics, self.checkpoint, self.diverged, self.folds,
-                self.split)
+                self.split, self.report)
 
     @property
     def unfinished(self):
@@ -84,7 +86,7 @@ class Output:
     def prepare_evaluation(self):
         """Checks that the evaluation can be written. It needs no lock, and leaves all other files alone."""
         os.makedirs(self.folder, exist_ok=True)
-        check_files([self.evaluation])
+        check_files([self.evaluation, self.report])
 
     def prepare(self, resume):
         """Checks that every file can be written, and deletes what killed runs left half-written."""

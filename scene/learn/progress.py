@@ -33,7 +33,7 @@ class Progress:
         self.epochs = epochs
         self.size = size
         self.epoch = 0
-        self.history = []       # [loss, training accuracy] of each whole epoch
+        self.history = []       # of each whole epoch: loss, training accuracy, and these on photos held out
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=epochs * size, unit="photo", disable=not self.terminal,
                         bar_format="{desc} {bar} {percentage:.0f} %, {rate_fmt}, {remaining} left")
@@ -76,8 +76,8 @@ class Progress:
         self.bar.set_description_str(self.line(), refresh=False)
         self.bar.update(photos)
 
-    def end_epoch(self):
-        self.history.append([self.loss / self.photos, self.right / self.photos])
+    def end_epoch(self, held_out=()):
+        self.history.append([self.loss / self.photos, self.right / self.photos, *held_out])
         if not self.terminal:
             print(self.line(), flush=True)
 

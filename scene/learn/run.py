@@ -23,20 +23,29 @@ from scene.signals import Stopped
 LESS_MEMORY = "A new run in another --output needs less memory with a smaller --batch-size or --image-size."
 
 
-def train_and_save(photos, teacher, options, output):
-    """Trains a network, writes its model file, and returns the Classifier in that file, and how it was made.
+def keep_out(photos, options):
+    """Photos to train on, and others held out for calibration, or None of few photos, or if folds do that."""
+    if options.folds:
+        return photos, None
+    photos, held = hold_out(photos, options.seed or 0)
+    if held:
+        print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
+              f"{len(photos.labels)}.")
+    return photos, held
 
-    With --folds, answers to all photos come first, by networks of which each was not trained on its photos:
-    "cross_validation". If the model is already there, written by the same run, nothing is trained.
+
+def train_and_save(photos, held, watched, teacher, options, output):
+    """Trains a network and writes its model file: -> the Classifier in that file, how it was made, and folds.
+
+    held: Photos that it is calibrated on, or None. watched: Photos for the learning curves, or None. With
+    --folds, answers to all photos come first, by networks of which each was not trained on its photos:
+    "cross_validation", and their probabilities (N, K) are returned, too, or else None. If the model is
+    already there, written by the same run, nothing is trained.
     """
     from scene.learn.checkpoint import Checkpoint, describe
     from scene.learn.loop import LOSSES
     from scene.learn.precision import fastest
 
-    photos, held = (photos, None) if options.folds else hold_out(photos, options.seed or 0)
-    if held:
-        print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
-              f"{len(photos.labels)}.")
     network = make_network(options, len(photos.classes), teacher)
     about = {"started_from": teacher.started_from} if teacher else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
@@ -57,22 +66,26 @@ def train_and_save(photos, teacher, options, output):
         finished = find_finished(output, made["run"])
         if finished:
             kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
-            return recalibrated(photos, held, options, output), made | kept
+            return recalibrated(photos, held, options, output), made | kept, None
+    out_of_fold = None
     if options.folds:
         held = validate(photos, settings, teacher, card, options, output, made["run"])
+        out_of_fold = softmax(held.scores)
         made["cross_validation"] = {"folds": options.folds,
-                                    **metrics.evaluate(held.labels, softmax(held.scores), photos.classes)}
+                                    **metrics.evaluate(held.labels, out_of_fold, photos.classes)}
     with saving_diverged(network, card, checkpoint, output):
-        network, history = fit(network, photos, settings, teacher, card, options, checkpoint)
+        network, history = fit(network, photos, settings, teacher, card, options, checkpoint, watched)
     classifier = write_model(network, card, photos, held, options, output)
-    epochs = [{"epoch": i, "loss": loss, "accuracy": right} for i, (loss, right) in enumerate(history, 1)]
-    return classifier, made | {"history": epochs}
+    names = "loss", "accuracy", "held_out_loss", "held_out_accuracy"
+    epochs = [{"epoch": i, **dict(zip(names, each, strict=False))} for i, each in enumerate(history, 1)]
+    return classifier, made | {"history": epochs}, out_of_fold
 
 
-def fit(network, photos, settings, teacher, card, options, checkpoint=None):
+def fit(network, photos, settings, teacher, card, options, checkpoint=None, watched=None):
     """Trains a network on photos: from nothing, or from the teacher's layers and a head in closed form.
 
-    Without epochs, the head is all. Returns the trained network, and its history.
+    Without epochs, the head is all. watched: Photos on which the network is only measured, after each epoch.
+    Returns the trained network, and its history.
     """
     import torch
 
@@ -88,7 +101,8 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None):
     if settings.epochs == 0:
         return source, []
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    return network, train(network, pixels, labels, settings, source, checkpoint)
+    held_out = watched and (torch.from_numpy(watched.pixels), torch.from_numpy(watched.labels))
+    return network, train(network, pixels, labels, settings, source, checkpoint, held_out)
 
 
 def write_model(network, card, photos, held, options, output):

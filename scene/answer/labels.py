@@ -1,0 +1,69 @@
+"""Probable label errors: photos that are in another class's folder than they should be.
+
+Confident Learning, on answers of networks that were not trained on the photo in question:
+
+    threshold of class j     t_j = the mean of p_j over the photos labelled j
+    a photo belongs to j     confidently, if p_j ≥ t_j (the likeliest such j, if there are several)
+    confident joint          C_ij = how many photos labelled i confidently belong to j
+    label errors of class i  n_i · Σ_{j≠i} C_ij / Σ_j C_ij, of its n_i photos
+
+A class that the network knows well has a high threshold and a difficult one a low threshold, so difficult
+classes are not accused more often. So many labels of each class are probably wrong: the ones that the network
+believes least ("prune by class").
+
+Source: Northcutt, Jiang, Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels (2021),
+§3.1 and §3.2.
+Next: features.py
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The mean probability of each class over the photos labelled with it: (N,), (N, K) -> (K,).
+
+    A class without photos gets infinity, so that nothing belongs to it confidently.
+    """
+    classes = probabilities.shape[1]
+    count = np.bincount(labels, minlength=classes)
+    own = probabilities[np.arange(len(labels)), labels].astype(float)
+    sums = np.bincount(labels, own, minlength=classes)
+    return np.divide(sums, count, out=np.full(classes, np.inf), where=count > 0)
+
+
+def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """C: how many photos labelled i confidently belong to class j: (N,), (N, K) -> (K, K)."""
+    classes = probabilities.shape[1]
+    allowed = probabilities >= thresholds(labels, probabilities)            # (N, K)
+    sure = allowed.any(1)
+    belongs = np.where(allowed, probabilities, -1).argmax(1)
+    joint = np.zeros((classes, classes), np.int64)
+    np.add.at(joint, (labels[sure], belongs[sure]), 1)
+    return joint
+
+
+def count_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The estimated number of wrong labels in each class: (N,), (N, K) -> (K,) whole numbers."""
+    joint = confident_joint(labels, probabilities)
+    rows = joint.sum(1)
+    wrong = (rows - np.diag(joint)) / np.maximum(rows, 1)
+    return (np.bincount(labels, minlength=len(joint)) * wrong).round().astype(int)
+
+
+def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, int, int]]:
+    """(belief, photo, the class that it seems to belong to) of each probable label error, the surest first.
+
+    labels: (N,). probabilities: (N, K), each by a network that was not trained on this photo. The belief is
+    the probability of the photo's label, divided by the mean of that over the photos with the same label.
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    belief = own / thresholds(labels, probabilities)[labels]                # (N,)
+    best = probabilities.argmax(1)
+    found = []
+    for k, count in enumerate(count_errors(labels, probabilities)):
+        photos = np.flatnonzero(labels == k)
+        least = photos[np.argsort(belief[photos], kind="stable")][:count]
+        found += [int(i) for i in least if best[i] != k]
+    return sorted((float(belief[i]), i, int(best[i])) for i in found)

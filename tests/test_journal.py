@@ -90,6 +90,12 @@ def test_a_run_with_other_folders_or_one_that_has_ended_is_not_continued(tmp_pat
     assert Journal(str(tmp_path), ["/ended"]).path is None
 
 
+def test_a_run_whose_first_folders_are_empty_by_now_is_continued(tmp_path):
+    """As with `*/*.jpg --move`: the pattern no longer matches in folders whose photos have moved."""
+    path = written(tmp_path, MOVE, roots=["/photos", "/more"])
+    assert Journal(str(tmp_path), ["/photos"]).path == Journal(str(tmp_path), []).path == path
+
+
 @pytest.mark.parametrize("kept", range(1, 30, 4))
 def test_a_torn_line_does_not_count_and_the_next_one_is_whole(tmp_path, kept):
     path = written(tmp_path, MOVE)

@@ -214,11 +214,14 @@ class Journal:
 
 
 def find_interrupted(into, roots):
-    """The undo file of a run with these roots that was cut off, and its last record: -> (path, record)."""
+    """The undo file of a run that was cut off, and its last record: -> (path, record), or (None, None).
+
+    It had these roots, and perhaps others: of files named by a pattern, the first ones may have moved.
+    """
     for path in sorted(glob(os.path.join(escape(into), "undo_*.csv")), reverse=True):
         with suppress(OSError, JournalError):
             records = parse(path)
-            if records and records[-1].action != "end" and sorted(set(roots_of(records))) == sorted(roots):
+            if records and records[-1].action != "end" and set(roots) <= set(roots_of(records)):
                 check(path, records)
                 return path, records[-1]
     return None, None

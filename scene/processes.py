@@ -5,7 +5,7 @@
 Processes rather than threads: Python runs one thread at a time between array operations, and decoding one
 photo is too short to be worth waiting for the interpreter lock.
 
-Next: show/markup.py
+Next: chunked.py
 """
 
 import ctypes

@@ -120,8 +120,8 @@ def shuffle(labels, balanced, generator):
     for k, part in zip(classes, torch.arange(len(labels)).tensor_split(len(classes)), strict=True):
         photos = (labels == k).nonzero()[:, 0].cpu()
         rounds = [torch.randperm(len(photos), generator=generator) for _ in range(0, len(part), len(photos))]
-        shown.append(photos[torch.cat(rounds)[:len(part)]] if rounds else photos[:0])
-    shown = torch.cat(shown)
+        shown.append(photos[torch.concatenate(rounds)[:len(part)]] if rounds else photos[:0])
+    shown = torch.concatenate(shown)
     return shown[torch.randperm(len(shown), generator=generator)]
 
 

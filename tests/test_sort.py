@@ -306,7 +306,8 @@ def test_a_full_disk_ends_the_sort_and_what_is_done_can_be_undone(source, into, 
     assert snapshot(source) == before
 
 
-def test_a_source_that_cannot_be_changed_keeps_its_photos_and_nothing_is_there_twice(source, into):
+@pytest.mark.parametrize("across", [False, True])
+def test_a_source_that_cannot_be_changed_keeps_its_photos_in_one_place(source, elsewhere, across, into):
     """Run without root's power over permissions: the folder of the photos is read-only."""
     code = """
 import sys
@@ -320,6 +321,7 @@ with sort.sorting(into, Inputs([source]), ["coast", "road"], True) as sorter:
     except sort.LeftInPlace as error:
         print(error)
 """
+    into = elsewhere / "sorted" if across else into
     os.chmod(source / "a", 0o555)
     command = unprivileged([sys.executable, "-c", code, str(source), str(into)])
     result = subprocess.run(command, capture_output=True, text=True)
@@ -488,6 +490,15 @@ def test_the_folder_that_photos_were_sorted_into_may_be_renamed(source, into):
     into.rename(into.with_name("renamed"))
     assert set(take_back(into.with_name("renamed")).values()) == {MOVED}
     assert snapshot(source) == before
+
+
+def test_a_sort_that_was_cut_off_and_undone_is_not_continued(source, into):
+    with pytest.raises(UserError), sorting(str(into), Inputs([str(source)]), CLASSES, True) as sorter:
+        sorter.put(str(source / "a/0.jpg"), digest(source / "a/0.jpg"), "road")
+        raise UserError("cut off")
+    assert sort.Journal(str(into), [str(source)]).path == undo_file(into)
+    take_back(into)
+    assert sort.Journal(str(into), [str(source)]).path is None
 
 
 def test_a_folder_that_is_gone_is_made_again(source, into):

@@ -85,8 +85,9 @@ def test_a_run_that_was_cut_off_is_continued_in_the_same_file(tmp_path):
 
 def test_a_run_with_other_folders_or_one_that_has_ended_is_not_continued(tmp_path):
     written(tmp_path, MOVE)
-    written(tmp_path, MOVE, roots=["/ended"], end=True)
     assert Journal(str(tmp_path), ["/photos", "/more"]).path is None
+    assert Journal(str(tmp_path), ["/other"]).path is None
+    written(tmp_path, MOVE, roots=["/ended"], end=True)
     assert Journal(str(tmp_path), ["/ended"]).path is None
 
 

@@ -1,5 +1,7 @@
 """scene/answer/calibration.py and strangeness.py: the formulas, the promise, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from scene.nn.loss import softmax
 from scene.photos.folder import Photos
 from tests import strange
 from tests.asking import CLASSES, calibrated, small_network
+from tests.jobs import main_job, make_photos
 from tests.strategies import seeds
 
 # Temperature
@@ -319,6 +322,17 @@ def test_the_rest_is_trained_on_and_no_pixel_is_lost():
         assert [paths[i] for i in numbers] == part.paths and (labels[numbers] == part.labels).all()
         assert (np.diff(numbers.astype(int)) > 0).all()
     assert sorted([*rest.paths, *held.paths], key=int) == paths
+
+
+def test_folds_calibrate_where_no_photo_is_spared(tmp_path):
+    """The model has a calibration, made of the answers by networks that were not trained on the photos."""
+    make_photos(tmp_path / "photos", ("dark", "light"), 20)
+    result = main_job("photos", "FCNN", "--folds", 2, "--epochs", 2, "--error", 0.3, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\nSure about " in result.stdout and "30 % promised)" in result.stdout
+    report = json.loads((tmp_path / "metrics_FCNN.json").read_text())
+    found = Classifier.open(tmp_path / "model_FCNN").calibration
+    assert found["temperature"] == np.float32(report["calibration"]["temperature"]) and "strange" in found
 
 
 def test_of_fewer_than_a_thousand_photos_none_is_held_out():

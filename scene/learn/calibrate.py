@@ -12,6 +12,7 @@ import numpy as np
 
 from scene import processes
 from scene.answer import calibration, strangeness
+from scene.nn.loss import softmax
 from scene.photos.folder import rearrange
 
 ENOUGH = 1000               # training photos: of fewer, none can be spared
@@ -93,3 +94,9 @@ def calibrate(classifier, trained, held, error):
     fitted = reference(classifier, trained)
     measured = held if isinstance(held, Measured) else measure(classifier, fitted, held)
     return fitted | calibration.fit(*measured, error)
+
+
+def evaluate(measured, found):
+    """The `calibration.evaluate` of what a calibration was fitted on: a little too good."""
+    p = softmax(measured.scores / found["temperature"])
+    return calibration.evaluate(measured.labels, p, calibration.reasons(p, measured.logs, found), found)

@@ -14,7 +14,7 @@ from scene.answer.calibration import PROMISE
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, explain, printable
 from scene.learn import recipe
-from scene.learn.calibrate import calibrate, hold_out, measure, reference, subset
+from scene.learn.calibrate import calibrate, evaluate, hold_out, measure, reference, subset
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
@@ -76,6 +76,8 @@ def train_and_save(photos, held, watched, teacher, options, output):
     with saving_diverged(network, card, checkpoint, output):
         network, history = fit(network, photos, settings, teacher, card, options, checkpoint, watched)
     classifier = write_model(network, card, photos, held, options, output)
+    if options.folds:
+        made["cross_validation"]["calibration"] = evaluate(held, classifier.calibration)
     names = "loss", "accuracy", "held_out_loss", "held_out_accuracy"
     epochs = [{"epoch": i, **dict(zip(names, each, strict=False))} for i, each in enumerate(history, 1)]
     return classifier, made | {"history": epochs}, out_of_fold

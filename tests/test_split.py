@@ -356,7 +356,7 @@ def test_folds_test_all_photos_and_train_on_all(runs, album):
     assert " on 40 photos, each by a network that was not trained on it: 3 folds (95 % interval " in said
     assert (report["photos"], report["folds"], sum(map(sum, report["confusion"]))) == (40, 3, 40)
     assert report["cross_validation"]["accuracy"] == report["accuracy"] and "test" not in report["folders"]
-    assert sorted(os.listdir(root / "folds")) == ["metrics_FCNN.json", "model_FCNN"]
+    assert not {"folds_FCNN", "checkpoint_FCNN", "split_FCNN.csv"} & set(os.listdir(root / "folds"))
     _, card = modelfile.load((root / "folds/model_FCNN").read_bytes())
     assert card["calibration"], "from the answers of the folds"
 

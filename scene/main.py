@@ -137,10 +137,12 @@ def test(classifier, path, photos, findings, about=None):
 
 def write_page(path, report, classifier, features, photos, train_photos, out_of_fold):
     """Writes the page to look at: on the photos of TEST, or else on the answers of the cross-validation."""
+    if "cross_validation" in report and out_of_fold is None and os.path.exists(path):
+        return                              # of a run that was finished before: its page shows more
     if photos is not None:
         probabilities = classifier.probabilities_of(features)
         page.write(path, report, classifier, features, photos, probabilities, train_photos, out_of_fold)
-    elif out_of_fold is not None:           # a run that was finished before has no more answers to show
+    elif out_of_fold is not None:
         features = classifier.features(train_photos.pixels, processes.parallel_map)
         page.write(path, report, classifier, features, train_photos, out_of_fold)
 

@@ -109,6 +109,12 @@ def test_thumbnails_have_no_exif(tmp_path):
         assert image.convert("RGB").getpixel((50, 50))[0] > 200             # decoded again: not the zeros
 
 
+def test_spaces_around_words_stay_spaces(nasty):
+    assert tag("p", " a ", "b\xa0% ", " ", "\tc\n") == "<p> a b\xa0%  \\tc\\n</p>"
+    page, _, _ = nasty
+    assert "\\x20" not in page.words and " of them into the right class, which is " in page.words
+
+
 def test_markup_escapes_by_construction():
     assert tag("p", "<", join("&", text('"')), title='"') == '<p title="&quot;">&lt;&amp;&quot;</p>'
     for name in ("style", "onclick"):

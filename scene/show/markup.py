@@ -28,7 +28,14 @@ def text(value) -> Markup:
     """A value as markup: a plain string is escaped, and what cannot be printed is spelled out."""
     if isinstance(value, Markup):
         return value
-    return Markup(escape(NO_BREAK.join(map(printable, str(value).split(NO_BREAK)))))
+    return Markup(escape(NO_BREAK.join(map(shown, str(value).split(NO_BREAK)))))
+
+
+def shown(words):
+    """Words as `printable` shows them, but with the spaces around them, as in the middle of a sentence."""
+    core = words.strip(" ")
+    start = len(words) - len(words.lstrip(" "))
+    return words[:start] + printable(core) + words[start + len(core):]
 
 
 def join(*parts) -> Markup:

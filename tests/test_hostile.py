@@ -14,7 +14,8 @@ pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
 
 from PIL import Image  # noqa: E402
 
-from scene.photos.decode import LOCAL, PACKED, REMOTE, PhotoError, decode  # noqa: E402
+from scene.photos.decode import LOCAL, REMOTE, PhotoError, decode  # noqa: E402
+from scene.photos.png import PACKED  # noqa: E402
 from tests import hostile  # noqa: E402
 from tests.trap import MEMORY, Endpoint  # noqa: E402
 

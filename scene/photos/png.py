@@ -105,12 +105,12 @@ def reduce_grey(image, significant):
 
 
 def read_low_bytes(data):
-    """The low bytes of 16-bit colours, as an image like that of the high bytes, which Pillow reads."""
+    """The low bytes of 16-bit colours, of which Pillow reads the high ones: an image, in grey for grey."""
     image = PngImageFile(BytesIO(data))
     grey = image.tile[0].args == "LA;16B"
     rawmode = "RGBA" if grey else f"{image.mode};16L"       # RGBA: the two bytes of grey, and those of alpha
     image.tile = [tile._replace(args=rawmode) for tile in image.tile]
-    return Image.merge("RGB", [image.getchannel("G")] * 3) if grey else image
+    return image.getchannel("G") if grey else image
 
 
 def add_low_bytes(image, low, significant):
@@ -119,8 +119,9 @@ def add_low_bytes(image, low, significant):
     strips = [(0, top, width, min(height, top + STRIP)) for top in range(0, height, STRIP)]
 
     def samples(box):
-        high, lower = (np.asarray(part.crop(box))[..., :3] for part in (image, low))    # without alpha
-        return 256 * high.astype(np.uint16) + lower
+        high = np.asarray(image.crop(box))[..., :3].astype(np.uint16)       # without alpha
+        lower = np.asarray(low.crop(box))
+        return 256 * high + (lower[..., None] if lower.ndim == 2 else lower[..., :3])
 
     shift = used_bits(max(int(samples(box).max()) for box in strips), significant) - 8
     for box in strips:

@@ -105,7 +105,8 @@ def test_parts_without_number_are_no_photo(parts, endpoint):
 def test_scans_without_number_are_too_many_for_their_size(before, endpoint):
     data = scans(before)
     assert endpoint.ask(photo(data))[:2] == (413, "photo_too_large")
-    with pytest.raises(PhotoError, match="^29 scans of 4000x3000 pixels; at most 21 are accepted at this size: "):
+    words = "^29 scans of 4000x3000 pixels; at most 21 are accepted at this size: "
+    with pytest.raises(PhotoError, match=words):
         decode(data, 64, REMOTE)
 
 

@@ -19,7 +19,7 @@ from scene.version import VERSION
 ROOT = Path(__file__).parent.parent
 WINGS = ["plumbing", "nn", "models", "photos", "answer", "learn", "show", "commands"]       # from below
 PLUMBING = {"errors", "signals", "files", "locks", "memory", "processes", "chunked", "version"}
-COMMANDS = {"main", "predict", "serve", "__init__"}
+COMMANDS = {"main", "options", "predict", "serve", "__init__"}
 
 
 def modules():

@@ -162,7 +162,7 @@ def say_result(report, options, model, path, page_path, started, resumed=False):
     if "calibration" in report:
         print(f"\n{calibration.describe(report['calibration'])}")
     if leaks := describe_leaks(report):
-        print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two.")
+        print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two folders.")
     words = "time since it was resumed" if resumed else "total time"
     also = f", report: {printable(page_path)}" if options.report else ""
     print(f"Model: {printable(model)}, metrics: {printable(path)}{also}, {words}: "

@@ -335,8 +335,12 @@ def test_folds_calibrate_where_no_photo_is_spared(tmp_path):
     assert found["temperature"] == np.float32(report["calibration"]["temperature"]) and "strange" in found
 
 
-def test_of_fewer_than_a_thousand_photos_none_is_held_out():
-    photos = Photos(np.zeros((999, 2, 2, 3), np.uint8), np.arange(999) % 2, [""] * 999, CLASSES)
+@pytest.mark.parametrize("labels, groups", [
+    (np.arange(999) % 2, np.arange(999)), (np.arange(2000), np.arange(2000)),
+    (np.arange(2000) % 2, np.arange(2000) // 2)], ids=["few photos", "one of each class", "all have copies"])
+def test_where_no_photo_can_be_spared_none_is_held_out(labels, groups):
+    pixels = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    photos = Photos(pixels, labels, [""] * len(labels), CLASSES, groups)
     assert hold_out(photos, 0) == (photos, None)
 
 

@@ -188,7 +188,7 @@ def test_start_from_a_model_of_other_classes(data):
     assert report["history"] == [] and report["settings"]["epochs"] == 0
     assert report["run"]["start from"] == hash_of_teacher[:12]
     assert report["accuracy"] == 1
-    assert sorted(os.listdir(data / "head")) == ["metrics_CNN.json", "model_CNN"]
+    assert sorted(os.listdir(data / "head")) == ["metrics_CNN.json", "model_CNN", "report_CNN.html"]
 
     result = main_job("more", "others", "FCNN", *start_from, cwd=data)
     assert result.returncode == 2
@@ -335,11 +335,11 @@ def test_what_is_found_and_passed_over_is_said_before_what_is_wrong(data):
         "test: 0 photos of 0 classes: none",
     ]
     assert messages == [
-        "error     train/dark: no JPEG, PNG or WebP photos in it: add some, or move the folder elsewhere.",
-        "error     test: it has no class folders: make a subfolder of photos for each class.",
+        "error     train/dark: no JPEG, PNG or WebP photos in it, but 6 .heic files: export them as JPEG.",
+        "error     test: it has 12 photos, but no class folders: make one for each class, or name the folder "
+        "above it.",
         "warning   train: passed over 6 HEIC photos: export them as JPEG "
         "(iPhones take JPEG if their camera is set to Most Compatible).",
-        "warning   test: passed over 12 photos beside the class folders: move them into their classes.",
     ]
 
 

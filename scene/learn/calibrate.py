@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 def hold_out(photos, seed):
-    """Divides photos.folder.Photos into those to train on and those held out, or None of fewer than ENOUGH.
+    """Divides photos.folder.Photos into those to train on and those held out, or None if none can be spared.
 
     A twentieth of every class is held out, drawn by the seed. Of photos that belong together, copies and
     bursts, none is held out, since the network would know it. The pixels to train on are moved together in
@@ -39,6 +39,8 @@ def hold_out(photos, seed):
     if len(photos.labels) < ENOUGH:
         return photos, None
     held = draw(photos.labels, seed, photos.groups)
+    if sum(held) < LEAST / 2:                   # most classes have a single photo, or most photos have copies
+        return photos, None
     taken = subset(photos, held, photos.pixels[held])
     return subset(photos, ~held, rearrange(photos.pixels, np.flatnonzero(~held))), taken
 

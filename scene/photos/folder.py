@@ -271,14 +271,15 @@ def load(listings: list[Listing], classes: Sequence[str], size: int, findings: S
     copies = duplicates.find_groups(digests, pictures)
     groups = duplicates.join_bursts(copies, names, times)
     known = {path: Known(i, digests[i], copies[i], groups[i]) for i, path in enumerate(paths) if digests[i]}
-    if skip_bad and len(known) < len(paths):
+    unusable = digests.count(None)
+    if skip_bad and unusable:
         listings = [leave_out(listing, known, findings) for listing in listings]
     if divide and not any(finding.verdict == "error" for finding in findings):
         listings, noticed = divide(listings[0], {path: photo.group for path, photo in known.items()})
         findings += noticed
     findings += find_duplicates(listings, known)
     if any(finding.verdict == "error" for finding in findings):
-        raise DataError(findings, 0 if skip_bad else len(paths) - len(known))
+        raise DataError(findings, 0 if skip_bad else unusable)
 
     pixels = rearrange(pixels, [known[path].index for listing in listings for path in listing.paths])
     sets = []

@@ -231,6 +231,7 @@ def test_predict_writes_the_map(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (640, 480)
-    command.insert(3, "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(OCEAN)
+    command.insert(3, "b.jpg")
     two = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert two.returncode == 2 and "--map takes a single photo" in two.stderr

@@ -196,7 +196,7 @@ def test_a_photo_as_the_body(kind, mode, get_scene):
 
 
 @pytest.mark.parametrize(("event", "expected"), [
-    (raw(mode=None), "missing_field"), (raw(mode=""), "missing_field"), (raw(mode="cnn"), "bad_mode"),
+    (raw(mode=None), "missing_field"), (raw(mode=""), "missing_field"), (raw(mode="RNN"), "bad_mode"),
     (raw(photo=b""), "empty_photo"), (raw(photo=b"ocean"), "not_a_photo"),
     (raw(photo=OCEAN[:-999]), "damaged_photo"), (raw(photo=OCEAN + bytes(4_400_000)), "photo_too_large"),
     (raw(kind="image/webp", photo=b"RIFF"), "not_a_photo"),

@@ -447,9 +447,9 @@ def test_a_signal_after_the_last_step_ends_the_training_too(monkeypatch):
     pixels, labels = photos(n=20)
     end_epoch = Progress.end_epoch
 
-    def end_with_signal(progress):
+    def end_with_signal(progress, held_out):
         os.kill(os.getpid(), signal.SIGTERM)
-        end_epoch(progress)
+        end_epoch(progress, held_out)
 
     monkeypatch.setattr(Progress, "end_epoch", end_with_signal)
     with pytest.raises(Stopped) as stopped:

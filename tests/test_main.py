@@ -563,7 +563,7 @@ def test_a_terminal_that_is_closed_ends_the_command_with_129(module, ignored, da
     import pty
 
     ours, theirs = pty.openpty()
-    main = ["train", "test", "FCNN", "--epochs", "2000" if ignored else "1000000", "--image-size", "8"]
+    main = ["train", "test", "FCNN", "--epochs", "500" if ignored else "1000000", "--image-size", "8"]
     photos = [str(path) for path in sorted((data / "train").glob("*/*.png"))] * 400
     command = [sys.executable, "-m", f"scene.{module}", *(main if module == "main" else photos)]
 

@@ -67,10 +67,11 @@ AT = {                          # moments after the last step, and what is there
     "the checkpoint's end": ("files.remove = lambda path: stop()", RESULTS),
 }
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+STOPS = [(number, moment) for moment in AT for number in (signal.SIGTERM, signal.SIGKILL)]
+STOPS += [(signal.SIGINT, "the test"), (signal.SIGHUP, "the metrics")]      # handled as SIGTERM is
 
 
-@pytest.mark.parametrize("moment", AT)
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("number, moment", STOPS)
 def test_what_is_trained_is_not_trained_again(moment, number, data):
     """Whatever stopped the run, and when: --resume goes straight to the test, with the same results."""
     change, there = AT[moment]

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scene import processes
@@ -28,6 +28,7 @@ def two_cores(monkeypatch):
 # parallel_map
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 7))
 def test_every_part_is_done_once_and_in_order(count, together, number):
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from scene.photos.decode import decode
+from scene.photos.png import add_low_bytes
 
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 BANDS = {GREY: 1, RGB: 3, GREY_ALPHA: 2, RGBA: 4}
@@ -101,3 +103,15 @@ def test_8_bits_are_left_alone():
         file = io.BytesIO()
         image.save(file, "PNG")
         assert decode(file.getvalue(), 4).max() == 3
+
+
+@pytest.mark.parametrize("size", [(3000, 1000), (60_000, 50)], ids=["usual", "wide"])
+def test_the_low_bytes_are_added_in_strips_however_wide_the_picture(size):
+    pictures = [Image.new("RGB", size, 3) for _ in range(2)]
+    tracemalloc.start()
+    try:
+        add_low_bytes(*pictures, significant=16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * size[0] * size[1], "less than the samples of the whole picture, of 16 bits, would take"

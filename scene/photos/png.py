@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 LEAST_CHUNK = 200           # bytes, on average: real photos have chunks of 8 KB
 PACKED = b"iCCP", b"iTXt", b"zTXt"          # compressed chunks: each can expand to a megabyte
 MOST_PACKED = 50
-STRIP = 64                  # rows
+STRIP = 1 << 18             # pixels that are put together at a time
 
 
 def chunks(data):
@@ -116,7 +116,8 @@ def read_low_bytes(data):
 def add_low_bytes(image, low, significant):
     """Images of the high and low bytes -> one of the 8 highest bits used. Strips save memory."""
     width, height = image.size
-    strips = [(0, top, width, min(height, top + STRIP)) for top in range(0, height, STRIP)]
+    rows = max(1, STRIP // width)
+    strips = [(0, top, width, min(height, top + rows)) for top in range(0, height, rows)]
 
     def samples(box):
         high = np.asarray(image.crop(box))[..., :3].astype(np.uint16)       # without alpha

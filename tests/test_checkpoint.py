@@ -373,7 +373,7 @@ def test_a_disk_that_fails_in_the_middle_costs_nothing(fault, message, folders):
 
 
 @pytest.mark.parametrize("part, count, said", [
-    ("kills", 3, r"3 of them inside a save: 0 unreadable files"),
+    ("kills", 2, r"2 of them inside a save: 0 unreadable files"),
     ("resumes", 2, r"2 identical models"),
     ("pairs", 4, r"4 pairs of trainings in one folder"),
 ])

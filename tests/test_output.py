@@ -184,7 +184,7 @@ def test_tests_of_a_model_do_not_disturb_a_training_that_saves_at_every_step(dat
     main_job(*OPTIONS, "--output", "other", cwd=data, check=True)
     code = f"import sys\nfrom scene import errors, main\n{EVERY_STEP}" \
         "sys.exit(errors.run(main.run, main.parse(sys.argv[1:])))"
-    command = [sys.executable, "-c", code, *map(str, OPTIONS), "--epochs", "400"]
+    command = [sys.executable, "-c", code, *map(str, OPTIONS), "--epochs", "250"]
     training = subprocess.Popen(command, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not training.stdout.readline().startswith("epoch 3"):
         assert training.poll() is None

@@ -187,6 +187,8 @@ def test_every_photo_gets_the_answer_that_the_sources_give(python313, bundle, ph
             wanted, answer, _ = endpoint.answer(request, "trial", loaded.__getitem__)
             status, got = tried["answers"][f"{mode}: {photo.name}"]
             statuses.append(status)
+            if ", damaged" not in photo.name:
+                assert (wanted == 200) != photo.name.startswith("refused"), photo.name
             if not answer.get("map", {}).get("exact", True):        # by gradients: the bundle has no torch
                 assert (status, got["error"]["code"]) == (400, "map_needs_torch")
                 continue
@@ -199,7 +201,7 @@ def test_every_photo_gets_the_answer_that_the_sources_give(python313, bundle, ph
                 assert got.pop("map") == pytest.approx(answer.pop("map"), abs=1e-4)
             assert (status, got) == (wanted, json.loads(json.dumps(answer))), photo.name
     assert {200, 400, 413} == set(statuses)
-    assert statuses.count(200) > 60 and statuses.count(400) > 100      # most of the damage is noticed
+    assert statuses.count(200) > 60 and statuses.count(400) > 100      # most damage is noticed
 
 
 def test_a_module_left_out_is_noticed_though_the_error_is_swallowed(python313, bundle, models, tmp_path):

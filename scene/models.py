@@ -92,6 +92,12 @@ class Mode(NamedTuple):
         """Photos are resized to this many pixels a side by default."""
         return self.network(2).image_size
 
+    @property
+    def widths(self):
+        """The widths of the layers by default, {argument: list}, for networks with such an argument."""
+        arguments = self.network(2).architecture
+        return {name: value for name, value in arguments.items() if isinstance(value, list)}
+
 
 DEFAULT_MODE = "CNN"        # answers unless somebody asks for another; it has a pretrained model
 

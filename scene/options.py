@@ -25,7 +25,8 @@ exit codes:
   130  stopped by Ctrl-C; 143 by SIGTERM, 129 by a closed terminal
 """
 OF_TRAINING = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "error", "seed",
-               "test_share", "split", "folds", "start_from", "from_scratch", "head_only", "resume")
+               "widths", "terms", "held_out", "test_share", "split", "folds", "start_from", "from_scratch",
+               "head_only", "resume")
 
 
 def parse(arguments):
@@ -43,6 +44,8 @@ def parse(arguments):
     check_folders(options, parser.error)
     if options.head_only and options.from_scratch:
         parser.error("--head-only needs a trained model to start from: leave --from-scratch out")
+    if options.widths and not MODES[options.mode].widths:
+        parser.error(f"{options.mode} has no widths to choose: leave --widths out")
     given = [name for name in OF_TRAINING if getattr(options, name) is not None]
     if options.load_model and given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -62,6 +65,9 @@ def add_photos(add):
     add("--folds", metavar="K", type=number(int, 2, 100),
         help="cross-validate: train K times, each time tested on another part of the photos, then on all. "
         "PHOTOS are not divided otherwise. --resume repeats the part that was interrupted")
+    add("--held-out", metavar="FOLDER",
+        help="fit the calibration on these photos, none of which may be in TRAIN (default: a twentieth of "
+        "TRAIN, on which nothing is trained then)")
     add("--skip-bad", action="store_true", help="leave out photos that cannot be used, and list them")
     add("--load-model", metavar="PATH", help="test this model without training: on TEST, or on all of PHOTOS")
 
@@ -76,6 +82,9 @@ def add_training(add):
         help=f"the highest rate (default: {default('learning_rate')}, or less from a trained model)")
     add("--image-size", type=number(int, sets.LEAST_SIZE, 512), metavar="N",
         help=f"photos are resized to NxN pixels (default: {default('image_size')})")
+    add("--widths", type=widths, metavar="N,N,…",
+        help="channels of a CNN's stages, or units of an FCNN's hidden layers (default: "
+        f"{default_widths()}). A wider network learns more from many photos, and takes longer")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--error", type=number(float, 0.001, 0.999), metavar="SHARE",
         help=f"the share of wrong answers to promise among the sure ones (default: {PROMISE})")
@@ -97,6 +106,7 @@ def add_start(group):
 
 
 def add_files(add):
+    add("--terms", metavar="TEXT", help="the terms of use of the model, which go into its file")
     add("--output", metavar="FOLDER", default=".",
         help="where to write model, metrics and report (default: the current folder)")
     add("--resume", action="store_true", default=None,
@@ -115,6 +125,8 @@ def check_folders(options, refuse):
         refuse("--split and --test-share divide a single folder: leave TEST out")
     if options.split and options.test_share:
         refuse("--split says which photos to test on: leave --test-share out")
+    if options.held_out and options.folds:
+        refuse("--folds already fits the calibration: leave --held-out out")
     if options.epochs and options.minutes:
         refuse("--minutes finds the number of epochs: leave one of the two out")
 
@@ -124,6 +136,20 @@ def mode(text):
     if text.upper() not in MODES:
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(MODES)})")
     return text.upper()
+
+
+def widths(text):
+    """An argparse type: the widths of a network, such as "32,48,128"."""
+    return [number(int, 1, 100_000)(word) for word in text.split(",")]
+
+
+widths.__name__ = "list of widths"
+
+
+def default_widths():
+    """The widths of every mode that has them, for --help: "FCNN 384,256, CNN 32,48,128"."""
+    return ", ".join(f"{mode} {','.join(map(str, widths))}"
+                     for mode, entry in MODES.items() for widths in entry.widths.values())
 
 
 def default(name):

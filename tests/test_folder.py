@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scene.errors import is_printable, printable
-from scene.photos import decode
+from scene.photos import decode, sets
 from scene.photos.findings import ALIKE, DataError, Finding, table
 from scene.photos.folder import check, check_test, load, scan
 
@@ -360,3 +360,14 @@ def test_the_same_seed_gives_the_same_file_whatever_the_machine_does(tmp_path):
         (cwd / "model_FCNN").unlink()
         assert ("photo/s" in result.stdout) == (name == "terminal")
     assert len(set(models.values())) == 1
+
+
+@pytest.mark.parametrize("counts, words", [
+    ({}, "none"),
+    ({"sea": 0, "sky\n": 3}, r"sea 0, sky\n 3"),
+    ({f"c{i}": i for i in range(20)}, ", ".join(f"c{i} {i}" for i in range(20))),
+    ({f"c{i}": 9 for i in range(21)}, "9 each"),
+    ({f"c{i}": 100 - i for i in range(21)}, "from c20 80 to c0 100"),
+])
+def test_the_photos_of_many_classes_are_not_listed_one_by_one(counts, words):
+    assert sets.describe_counts(counts) == words

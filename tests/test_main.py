@@ -132,14 +132,18 @@ def test_a_folder_called_scene_is_not_in_the_way(data):
 
 def test_options_reach_the_training_and_the_model_is_tested_again(data):
     options = ["--epochs", 3, "--batch-size", 4, "--learning-rate", 0.01, "--image-size", 16, "--loss", "mse",
-               "--seed", 7, "--precision", "bfloat16"]
+               "--seed", 7, "--precision", "bfloat16", "--widths", "8,16,24", "--terms", "For tests.",
+               "--held-out", "test"]
     result = main_job("train", "test", "cnn", *options, "--output", "deep/out", cwd=data)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Settings: mode CNN, image size 16, epochs 3, learning rate 0.01, batch size 4, shard 64, "
             "crop area 0.5, crop growth 0, grey 0.1, small start True, loss mse, balanced False, seed 7, "
-            "device cpu, precision bfloat16, momentum 0.9, decay 0.0005, norm rate 4.0\n") in result.stdout
+            "device cpu, precision bfloat16, momentum 0.9, decay 0.0005, norm rate 4.0, "
+            "widths [8, 16, 24]\n") in result.stdout
     path = data / "deep/out/model_CNN"
-    assert load(path.read_bytes())[1]["architecture"]["image_size"] == 16
+    card = load(path.read_bytes())[1]
+    assert card["architecture"] == {"image_size": 16, "widths": [8, 16, 24]}
+    assert card["terms"] == "For tests." and "calibration" in card
     first = json.loads((data / "deep/out/metrics_CNN.json").read_text())
 
     before = path.read_bytes()
@@ -205,7 +209,7 @@ def test_six_classes_report_the_three_likeliest(tmp_path):
     for name in ("train", "test"):
         make_photos(tmp_path / name, "abcdef", 4)
     result = main_job("train", "test", "FCNN", "--epochs", 1, cwd=tmp_path)
-    assert "\nTop-3 accuracy: " in result.stdout
+    assert "\nTop-3 accuracy " in result.stdout
 
 
 def test_help_lists_the_exit_codes():
@@ -214,8 +218,8 @@ def test_help_lists_the_exit_codes():
     for line in ("0    done", "1    an unexpected failure", "2    a mistake in the command",
                  "3    training diverged", "130  stopped by"):
         assert line in result.stdout
-    for option in ("epochs", "batch-size", "learning-rate", "image-size", "loss", "seed", "device", "output",
-                   "load-model", "skip-bad"):
+    for option in ("epochs", "batch-size", "learning-rate", "image-size", "widths", "loss", "seed", "terms",
+                   "device", "output", "load-model", "skip-bad", "held-out"):
         assert f"--{option}" in result.stdout
 
 
@@ -228,6 +232,10 @@ def test_help_lists_the_exit_codes():
      "--split and --test-share divide a single folder: leave TEST out"),
     (["train", "CNN", "--split", "list.csv", "--test-share", "0.3"],
      "--split says which photos to test on: leave --test-share out"),
+    (["train", "CNN", "--held-out", "more", "--folds", "3"],
+     "--folds already fits the calibration: leave --held-out out"),
+    (["train", "CNN", "--widths", "32,x"], "argument --widths: invalid list of widths value: '32,x'"),
+    (["train", "CNN", "--widths", "32,0"], "argument --widths: 0 is not from 1 to 100000"),
     (["train", "CNN", "--epochs", "3", "--minutes", "3"],
      "--minutes finds the number of epochs: leave one of the two out"),
     (["train", "CNN", "--folds", "1"], "argument --folds: 1 is not from 2 to 100"),

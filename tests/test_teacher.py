@@ -23,7 +23,7 @@ from tests.jobs import make_settings, photos
 def options(**changes):
     """The options of scene.main that matter here, as they are if none is given."""
     usual = {"mode": "CNN", "image_size": None, "loss": None, "start_from": None, "from_scratch": False,
-             "head_only": False}
+             "head_only": False, "widths": None}
     return Namespace(**usual | changes)
 
 
@@ -38,6 +38,7 @@ SIZE = CNN(2).image_size
     ({"image_size": SIZE - 16}, 10, False),
     ({"loss": "cross-entropy"}, 10, True),
     ({"loss": "mse"}, 10, False),
+    ({"widths": [8, 16]}, 10, False),
     ({"mode": "FCNN"}, 10, False),
     ({"from_scratch": True}, 10, False),
     ({"start_from": "pretrained", "loss": "mse", "image_size": 64}, 10 * START_PHOTOS, True),

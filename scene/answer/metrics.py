@@ -97,6 +97,7 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) 
         "balanced": balanced_accuracy(matrix),
         "baseline": float(matrix.sum(1).max() / total),
         "top3": top_k_accuracy(labels, probabilities, 3) if len(classes) > 5 else None,
+        "top5": top_k_accuracy(labels, probabilities, 5) if len(classes) > 10 else None,
         "photos": total,
         "confusion": matrix.tolist(),
         "classes": dict(zip(classes, per_class(matrix), strict=True)),
@@ -123,8 +124,9 @@ def describe(report: dict) -> str:
     if len({row["count"] for row in report["classes"].values()} - {0}) > 1:
         lines.append(f"Balanced accuracy {report['balanced']:.1%}: the mean recall of the classes, whose "
                      "numbers of photos differ")
-    if report["top3"] is not None:
-        lines.append(f"Top-3 accuracy: {report['top3']:.1%}")
+    top = [f"top-{k} accuracy {report[f'top{k}']:.1%}" for k in (3, 5) if report[f"top{k}"] is not None]
+    if top:
+        lines.append(", ".join(top).capitalize())
     width = max(5, *map(len, names))
     rows = report["classes"].items()
     if len(names) > TABLE_CLASSES:

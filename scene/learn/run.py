@@ -18,6 +18,7 @@ from scene.learn.calibrate import calibrate, evaluate, hold_out, measure, refere
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
+from scene.photos.sets import load_test
 from scene.signals import Stopped
 
 LESS_MEMORY = "A new run in another --output needs less memory with a smaller --batch-size or --image-size."
@@ -27,6 +28,8 @@ def keep_out(photos, options):
     """Photos to train on, and others held out for calibration, or None of few photos, or if folds do that."""
     if options.folds:
         return photos, None
+    if options.held_out:
+        return photos, load_test(options.held_out, photos.classes, options.image_size, options.skip_bad)[0]
     photos, held = hold_out(photos, options.seed or 0)
     if held:
         print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "
@@ -48,6 +51,7 @@ def train_and_save(photos, held, watched, teacher, options, output):
 
     network = make_network(options, len(photos.classes), teacher)
     about = {"started_from": teacher.started_from} if teacher else {}
+    about |= {"terms": options.terms} if options.terms else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
     if options.precision == "auto":
         options.precision = fastest(options.device)
@@ -57,6 +61,8 @@ def train_and_save(photos, held, watched, teacher, options, output):
         spare = make_network(options, len(photos.classes), teacher)
         settings = replace(settings, epochs=find_epochs(spare, photos, settings, options, output))
     shown = {"mode": options.mode, "image_size": options.image_size, **vars(settings)}
+    if options.widths:
+        shown["widths"] = options.widths
     if settings.epochs:
         say_settings(shown, photos, LOSSES[settings.loss]().least(len(photos.classes)))
 
@@ -243,6 +249,8 @@ def resumable(output, how):
 def make_network(options, classes, teacher):
     """A new network of the chosen mode, with the architecture of the teacher if there is one."""
     architecture = (teacher.network.architecture if teacher else {}) | {"image_size": options.image_size}
+    if options.widths:
+        architecture |= dict.fromkeys(MODES[options.mode].widths, options.widths)
     return MODES[options.mode].network(classes, **architecture)
 
 

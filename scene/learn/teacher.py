@@ -40,6 +40,8 @@ def choose(options, photos: float) -> Teacher | None:
     Sets options.image_size if it is not given. Raises UserError, ModelFileError, or OSError.
     """
     asked = options.start_from or (OWN if options.head_only else None)
+    if asked and options.widths:
+        raise UserError("A network that starts from a trained one has its widths: leave --widths out.")
     teacher = None
     if asked or starts_by_itself(options, photos):
         teacher = open_teacher(asked or OWN, options.mode)
@@ -59,7 +61,7 @@ def starts_by_itself(options, photos):
     """
     mode = MODES[options.mode]
     return (mode.pretrained and any_size(mode.network(2)) and 0 < photos <= START_PHOTOS
-            and options.loss != "mse" and not options.from_scratch)
+            and options.loss != "mse" and not options.widths and not options.from_scratch)
 
 
 def open_teacher(path, mode):

@@ -7,12 +7,13 @@ import math
 import sys
 
 from scene import memory
-from scene.errors import UserError, listed, printable
+from scene.errors import UserError, printable
 from scene.photos import folder, split
 from scene.photos.findings import table
 from scene.photos.hints import count
 
 LEAST_SIZE = 8              # pixels a side of a decoded photo
+MANY_CLASSES = 20           # of more, not every number of photos is printed
 
 
 def load_both(train, test, size, skip_bad):
@@ -100,13 +101,25 @@ def load(*arguments):
 def say_listings(listings):
     """Prints how many photos each folder has in each class, and the files passed over."""
     for listing in listings:
-        counts = [f"{printable(name)} {len(photos)}" for name, photos in listing.photos.items()]
+        counts = {name: len(photos) for name, photos in listing.photos.items()}
         print(f"{printable(listing.folder)}: {count(len(listing.paths), 'photo')} of "
-              f"{count(len(counts), 'class', 'classes')}: {listed(counts) or 'none'}")
+              f"{count(len(counts), 'class', 'classes')}: {describe_counts(counts)}")
         if listing.passed_over:
             kinds = [f"{number} {printable(kind)}" for kind, number in sorted(listing.passed_over.items())]
             print(f"  passed over: {', '.join(kinds)}")
     sys.stdout.flush()
+
+
+def describe_counts(counts):
+    """The number of photos in each class, {name: number}, or of many classes the smallest and the largest."""
+    words = [f"{printable(name)} {number}" for name, number in counts.items()]
+    if len(words) <= MANY_CLASSES:
+        return ", ".join(words) or "none"
+    least, most = min(counts.values()), max(counts.values())
+    if least == most:
+        return f"{least} each"
+    fewest, largest = (words[list(counts.values()).index(number)] for number in (least, most))
+    return f"from {fewest} to {largest}"
 
 
 def say_findings(findings):

@@ -26,8 +26,9 @@ def result(m: Material) -> Markup:
     report = m.metrics
     low, high = report["interval"]
     right, total = int(m.right.sum()), len(m.labels)
-    top3 = f" For {percent(report['top3'], 1)}, the right class is among its three likeliest." \
-        if report.get("top3") is not None else ""
+    among = [f"{percent(report[name], 1)}, the right class is among its {number} likeliest"
+             for name, number in (("top3", "three"), ("top5", "five")) if report.get(name) is not None]
+    likeliest = f" For {'; for '.join(among)}." if among else ""
     return tag(
         "header",
         tag("p", "Scene", tag("span", f"{report['mode']}, {len(m.classes)} classes"), class_="kicker"),
@@ -36,7 +37,7 @@ def result(m: Material) -> Markup:
              strong(f"{right} of them into the right class"), f", which is {percent(right / total, 1)}. "
              f"On other photos like these, expect between {percent(low, 1)} and {percent(high, 1)}. "
              f"Always answering with the most common class would be right for "
-             f"{percent(report['baseline'], 1)}.{top3}"),
+             f"{percent(report['baseline'], 1)}.{likeliest}"),
         charts.interval(right / total, low, high, report["baseline"]), leak(report), first_look(m),
         id="result")
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import scene.learn.checkpoint
+from scene.answer import modelfile
 from scene.answer.classifier import Classifier
 from scene.learn.checkpoint import Checkpoint, CheckpointError, compare, describe
+from scene.learn.head import with_head
 from scene.learn.loop import train
 from scene.learn.progress import Diverged
 from scene.learn.teacher import Teacher
@@ -35,7 +38,18 @@ def at_every_step(monkeypatch):
     monkeypatch.setattr("scene.learn.checkpoint.PAUSE", 0)
 
 
-def begun(folder, kind=FCNN, stop_at=None, rate=0.02):
+def with_teacher(kind, pixels, labels):
+    """A network of a teacher's layers and a head for the photos, as learn/run.py makes it on each start."""
+    theirs = kind(2, 16).start(torch.Generator().manual_seed(7))
+    card = modelfile.make_card(theirs, kind.__name__, ["a", "b"])
+    teacher = modelfile.load(modelfile.encode(theirs, card))[0]
+    network = kind(3, 16)
+    card = modelfile.make_card(network, kind.__name__, ["a", "b", "c"])
+    with_head(network, Teacher("teacher", teacher, {}), pixels.numpy(), labels.numpy(), card)
+    return network
+
+
+def begun(folder, kind=FCNN, stop_at=None, rate=0.02, fine_tuning=False):
     """Trains, or resumes the training, until SIGTERM comes in step `stop_at`.
 
     Returns the network, or the exit code if the training was stopped.
@@ -53,9 +67,11 @@ def begun(folder, kind=FCNN, stop_at=None, rate=0.02):
     add = scene.learn.loop.Progress.add
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scene.learn.loop.Progress.add", count)
-        settings = make_settings(epochs=4, learning_rate=rate, batch_size=5, shard=3, small_start=True)
+        settings = make_settings(epochs=4, learning_rate=rate, batch_size=5, shard=3,
+                                 small_start=not fine_tuning)
+        source = with_teacher(kind, pixels, labels) if fine_tuning else None
         try:
-            train(network, pixels, labels, settings, checkpoint=Checkpoint(folder / "checkpoint", RUN))
+            train(network, pixels, labels, settings, source, Checkpoint(folder / "checkpoint", RUN))
         except Stopped as error:
             return error.exit_code
     return network
@@ -71,17 +87,18 @@ def epochs(output):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("cores", [1, 2])
-def test_a_training_interrupted_again_and_again_ends_with_the_same_bytes(mode, cores, tmp_path, monkeypatch,
-                                                                         at_every_step, capsys):
+@pytest.mark.parametrize("cores, fine_tuning", [(1, False), (2, False), (2, True)])
+def test_a_training_interrupted_again_and_again_ends_with_the_same_bytes(
+        mode, cores, fine_tuning, tmp_path, monkeypatch, at_every_step, capsys):
     monkeypatch.setattr("scene.processes.cores", lambda: cores)
     kind = MODES[mode].network
     for folder in ("whole", "broken"):
         (tmp_path / folder).mkdir()
-    true = numbers(begun(tmp_path / "whole", kind))
+    begin = partial(begun, kind=kind, fine_tuning=fine_tuning)
+    true = numbers(begin(tmp_path / "whole"))
     whole = epochs(capsys.readouterr().out)
-    assert [begun(tmp_path / "broken", kind, stop_at=step) for step in (1, 3, 5, 2)] == [143] * 4
-    assert numbers(begun(tmp_path / "broken", kind)) == true
+    assert [begin(tmp_path / "broken", stop_at=step) for step in (1, 3, 5, 2)] == [143] * 4
+    assert numbers(begin(tmp_path / "broken")) == true
     said = capsys.readouterr().out
     assert "Resumed in epoch 3 of 4, after 15 of its 20 photos." in said
     assert epochs(said) == whole

@@ -18,35 +18,40 @@ def features(n=60, width=20, classes=4, seed=0, spread=0.7):
     return (random.normal(size=(n, width)) + points[labels]).astype(np.float32), labels
 
 
-def ridge_of(x, labels, classes):
+def ridge_of(x, labels, classes, weights=None):
     x, labels = torch.from_numpy(x).double(), torch.from_numpy(labels)
-    return Ridge(x, one_hot(labels, x.new_empty(len(x), classes)))
+    weights = x.new_ones(len(x)) if weights is None else torch.from_numpy(weights)
+    return Ridge(x, one_hot(labels, x.new_empty(len(x), classes)), weights)
 
 
-def solve_by_hand(x, t, penalty):
-    """W and b of the least squares problem with rows √λ I below the centred features."""
-    centred = x - x.mean(0)
-    rows = np.concatenate([centred, np.sqrt(penalty) * np.eye(x.shape[1])])
-    targets = np.concatenate([t - t.mean(0), np.zeros((x.shape[1], t.shape[1]))])
+def solve_by_hand(x, t, penalty, weights):
+    """W and b of the least squares problem with rows √λ I below the centred features, each row times √a."""
+    root = np.sqrt(weights)[:, None]
+    mean_x, mean_t = (np.average(each, 0, weights) for each in (x, t))
+    rows = np.concatenate([root * (x - mean_x), np.sqrt(penalty) * np.eye(x.shape[1])])
+    targets = np.concatenate([root * (t - mean_t), np.zeros((x.shape[1], t.shape[1]))])
     w = np.linalg.lstsq(rows, targets, rcond=None)[0].T
-    return w, t.mean(0) - w @ x.mean(0)
+    return w, mean_t - w @ mean_x
 
 
 # More photos than features, fewer, and classes of one photo.
 @pytest.mark.parametrize("n, width, classes", [(60, 20, 4), (12, 30, 3), (5, 8, 5), (3, 4, 2)])
 @pytest.mark.parametrize("strength", [1e-3, 0.3, 30])
-def test_the_closed_forms_are_those_of_the_definition(n, width, classes, strength):
+@pytest.mark.parametrize("uneven", [False, True])
+def test_the_closed_forms_are_those_of_the_definition(n, width, classes, strength, uneven):
     x, labels = features(n, width, classes)
-    ridge = ridge_of(x, labels, classes)
+    weights = np.random.default_rng(1).uniform(0.2, 3, n) if uneven else np.ones(n)
+    ridge = ridge_of(x, labels, classes, weights)
     t = np.eye(classes)[labels]
     penalty = strength * ridge.v.mean().item()
     w, b = ridge.solve(strength)
-    expected = solve_by_hand(x.astype(float), t, penalty)
+    expected = solve_by_hand(x.astype(float), t, penalty, weights)
     np.testing.assert_allclose(w, expected[0], atol=1e-9)
     np.testing.assert_allclose(b, expected[1], atol=1e-9)
     found = ridge.without_each(strength)
     for i in range(n):
-        w, b = solve_by_hand(np.delete(x, i, 0).astype(float), np.delete(t, i, 0), penalty)
+        others = [np.delete(each, i, 0) for each in (x.astype(float), t)]
+        w, b = solve_by_hand(*others, penalty, np.delete(weights, i))
         np.testing.assert_allclose(found[i], w @ x[i] + b, atol=1e-8)
 
 
@@ -89,6 +94,19 @@ def test_a_head_predicts_photos_that_it_has_not_seen_and_is_no_more_certain_than
     right = (scores.argmax(1) == unseen).double().mean().item()
     confident = scores.softmax(1).amax(1).mean().item()
     assert right > 0.75 and right - 0.2 < confident < right + 0.02
+
+
+def test_a_balanced_head_does_not_forget_the_rare_class():
+    x, labels = features(2000, 20, 4, spread=0.35)
+    rare = (labels == 0) & (np.arange(2000) % 20 != 0)
+    few, of_few = x[~rare], labels[~rare]
+    assert np.bincount(of_few).tolist() == [100, 500, 500, 500]
+
+    def recall(balanced):
+        w, b = solve_head(few, of_few, 4, balanced)
+        return ((x[rare] @ w.T + b).argmax(1) == 0).mean()
+
+    assert recall(balanced=True) > recall(balanced=False) + 0.2
 
 
 @pytest.mark.parametrize("x", [np.zeros((6, 4), np.float32), np.ones((2, 3), np.float32)])

@@ -3,8 +3,9 @@
 The network below it stays as it is, and turns each photo into features x: (F,), the input of the last Linear.
 The head is a ridge regression of the labels, one-hot t: (K,), on the features:
 
-    W, b minimise  Σₙ ‖W xₙ + b - tₙ‖² + λ ‖W‖²
+    W, b minimise  Σₙ aₙ ‖W xₙ + b - tₙ‖² + λ ‖W‖²
 
+The weights aₙ are 1, unless classes are uneven: then all of a class together weigh as much as any other's.
 Few photos need a large λ. The best one is found by leave-one-out: each photo is predicted by the head of all
 the others. No head need be solved again for that (see `Ridge`).
 
@@ -21,7 +22,7 @@ import torch
 
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, printable
-from scene.learn.loop import LOSSES, prepare
+from scene.learn.loop import LOSSES, prepare, shuffle
 from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size
 from scene.nn.loss import one_hot
@@ -31,12 +32,12 @@ STRENGTHS = [10 ** (power / 4) for power in range(-16, 9)]      # λ to try, as 
 SCALES = 1e-2, 1e3                                              # between which a is
 
 
-def with_head(network, teacher, pixels, labels, card):
+def with_head(network, teacher, pixels, labels, card, balanced=False):
     """Gives a new network the teacher's layers and a head for some photos.
 
-    pixels: uint8 (N, S, S, 3), labels: int64 (N,), both NumPy. Its norms get the statistics of these photos,
-    as they would after training. Raises UserError if it has layers of another shape, as an FCNN for another
-    image size has.
+    pixels: uint8 (N, S, S, 3), labels: int64 (N,), both NumPy. balanced: see `solve_head`. Its norms get the
+    statistics of these photos, as they would after training. Raises UserError if it has layers of another
+    shape, as an FCNN for another image size has.
     """
     prepare()
     network.start(torch.Generator())
@@ -48,18 +49,26 @@ def with_head(network, teacher, pixels, labels, card):
     if any_size(network):
         recalibrate(network, torch.from_numpy(pixels))
     features = Classifier(network, card).features(pixels, parallel_map)
-    w, b = solve_head(features, labels, last.outputs)
+    w, b = solve_head(features, labels, last.outputs, balanced)
     last.w[...], last.b[...] = torch.from_numpy(w), torch.from_numpy(b)
 
 
-def solve_head(features, labels, classes):
-    """The head for float features (N, F) and labels (N,): W (K, F) and b (K,). All of them NumPy arrays."""
+def solve_head(features, labels, classes, balanced=False):
+    """The head for float features (N, F) and labels (N,): W (K, F) and b (K,). All of them NumPy arrays.
+
+    balanced: whether every class counts as much as any other, however many photos it has.
+    """
     x, labels = torch.from_numpy(features).double(), torch.from_numpy(labels)
-    ridge = Ridge(x, one_hot(labels, x.new_empty(len(x), classes)))
+    weights, order = x.new_ones(len(x)), slice(None)
+    if balanced:
+        weights = 1 / labels.bincount()[labels].double()
+        weights *= len(x) / weights.sum()
+        order = shuffle(labels, balanced, torch.Generator())
+    ridge = Ridge(x, one_hot(labels, x.new_empty(len(x), classes)), weights)
     found = []
     for strength in STRENGTHS:
         scores = ridge.without_each(strength)
-        scale, loss = best_scale(scores, labels)
+        scale, loss = best_scale(scores[order], labels[order])
         found.append((loss, strength, scale))
     _, strength, scale = min(found)
     w, b = ridge.solve(strength)
@@ -67,24 +76,27 @@ def solve_head(features, labels, classes):
 
 
 class Ridge:
-    """The ridge regression of t: (N, K) on x: (N, F), for any λ.
+    """The ridge regression of t: (N, K) on x: (N, F) with the weights a: (N,), for any λ.
 
-    With the centred features X, Xᵀ X = V diag(v) Vᵀ and Z = X V, shrinking each direction of V on its own:
+    With X = √a (x - mean(x)), T = √a (t - mean(t)), Xᵀ X = V diag(v) Vᵀ and Z = X V, shrinking each direction
+    of V on its own:
 
-        W = Tᵀ Z diag(1 / (v + λ)) Vᵀ       ŷ = mean(t) + Z diag(1 / (v + λ)) Zᵀ T
+        W = Tᵀ Z diag(1 / (v + λ)) Vᵀ       √a (ŷ - mean(t)) = Z diag(1 / (v + λ)) Zᵀ T
 
     Without photo n, its prediction differs from its label by more, since it no longer pulls the head:
 
-        tₙ - ŷ₋ₙ = (tₙ - ŷₙ) / (1 - hₙ),    hₙ = 1/N + Σⱼ zₙⱼ² / (vⱼ + λ)
+        tₙ - ŷ₋ₙ = (tₙ - ŷₙ) / (1 - hₙ),    hₙ = aₙ / Σ a + Σⱼ zₙⱼ² / (vⱼ + λ)
     """
 
-    def __init__(self, x, t):
+    def __init__(self, x, t, weights):
         self.t = t
-        self.mean_x, self.mean_t = x.mean(0), t.mean(0)
-        x = x - self.mean_x
+        self.share = weights / weights.sum()                    # (N,)
+        self.root = weights.sqrt()[:, None]
+        self.mean_x, self.mean_t = self.share @ x, self.share @ t
+        x = self.root * (x - self.mean_x)
         self.v, self.vectors = torch.linalg.eigh(x.T @ x)       # (F,), (F, F)
         self.z = x @ self.vectors                               # (N, F)
-        self.product = self.z.T @ t                             # (F, K)
+        self.product = self.z.T @ (self.root * (t - self.mean_t))       # (F, K)
 
     def inverse(self, strength):
         """1 / (v + λ): (F,), with λ = strength · mean(v). Photos that are all alike have v = 0."""
@@ -98,8 +110,8 @@ class Ridge:
     def without_each(self, strength):
         """Each photo's prediction by the head of all others: (N, K)."""
         inverse = self.inverse(strength)
-        y = self.mean_t + self.z * inverse @ self.product
-        h = 1 / len(self.z) + (self.z * self.z) @ inverse
+        y = self.mean_t + self.z * inverse @ self.product / self.root
+        h = self.share + (self.z * self.z) @ inverse
         return self.t - (self.t - y) / (1 - h)[:, None]
 
 

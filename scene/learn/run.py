@@ -105,7 +105,7 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     source = None
     if teacher:
         source = make_network(options, len(photos.classes), teacher)
-        with_head(source, teacher, photos.pixels, photos.labels, card)
+        with_head(source, teacher, photos.pixels, photos.labels, card, settings.balanced)
     if settings.epochs == 0:
         return source, []
     pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))

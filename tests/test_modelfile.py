@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import scene.models
 from scene.answer import format1, modelfile
-from scene.answer.classifier import PRETRAINED
+from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.modelfile import ModelFileError
 from scene.models import FCNN, MODES
 from scene.nn.activation import ReLU
@@ -577,15 +577,19 @@ def test_files_of_format_1_are_those_of_scene_1_4():
     assert scene["sha256"] == "744ad60a2f4162ff3df6f825cda903375c37038a8396af1767ea6669279efe67"
 
 
-def test_a_real_file_of_format_1_is_opened():
-    data = Path(PRETRAINED["FCNN"]).read_bytes()
+@pytest.mark.parametrize("mode, side, answer", [
+    ("FCNN", 8, [0.735605, 0.101063, 0.163332]), ("CNN", 16, [0.411988, 0.310941, 0.277071]),
+])
+def test_a_real_file_of_format_1_is_opened(mode, side, answer):
+    """tests/format1/ holds two small models that Scene 1.4 wrote, with random weights, and its answers."""
+    data = Path(__file__).with_name("format1").joinpath(f"model_{mode}").read_bytes()
     told = fuzz.scene_of(split(data)[0])
-    if told["format"] != 1:
-        pytest.skip("the pretrained FCNN is no longer of format 1")
     network, card = modelfile.load(data)
-    assert {name: card[name] for name in told["card"]} == told["card"]
-    assert card["layers"] == list(map(repr, FCNN(len(card["classes"]), **card["architecture"]).layers))
+    assert told["format"] == 1 and {name: card[name] for name in told["card"]} == told["card"]
+    assert card["layers"] == list(map(repr, MODES[mode].network(3, **card["architecture"]).layers))
     assert saved_as_format_1(network, card) == data
+    pixels = (np.arange(side * side * 3) * 37 % 256).astype(np.uint8).reshape(1, side, side, 3)
+    np.testing.assert_allclose(Classifier(network, card).probabilities(pixels), [answer], atol=2e-6)
 
 
 def test_format_1_has_only_networks_of_scene_1_4(monkeypatch):

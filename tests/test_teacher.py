@@ -1,5 +1,6 @@
 """learn/teacher.py: which model training starts from, what is said about it, and the network it makes."""
 
+import re
 from argparse import Namespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from scene.answer import modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
+from scene.answer.modelfile import ModelFileError
 from scene.errors import UserError
 from scene.learn.checkpoint import Checkpoint
 from scene.learn.head import with_head
@@ -15,6 +17,7 @@ from scene.learn.loop import train
 from scene.learn.recipe import START_PHOTOS
 from scene.learn.teacher import choose
 from scene.models import CNN, FCNN, MODES
+from scene.nn.activation import ReLU
 from scene.nn.norm import BatchNorm
 from scene.photos.folder import Photos
 from tests.jobs import make_settings, photos
@@ -53,6 +56,19 @@ def test_training_starts_from_scenes_own_model_where_that_helps_or_is_asked_for(
     assert chosen.image_size == (changes.get("image_size") or MODES[chosen.mode].image_size)
     if starts:
         assert teacher.path == PRETRAINED[chosen.mode]
+
+
+def test_after_a_change_of_the_layers_training_starts_from_nothing(tmp_path, monkeypatch, capsys):
+    """As a learner changes them who follows the tutorial."""
+    save(tmp_path / "model_CNN")
+    monkeypatch.setitem(PRETRAINED, "CNN", str(tmp_path / "model_CNN"))
+    monkeypatch.setattr("scene.models.ReLU", type("Leaky", (ReLU,), {}))
+    assert choose(options(), 10) is None
+    assert re.fullmatch(r"Note: .*model_CNN is not a usable model: its layer 4 is ReLU\(\), and this "
+                        r"version's CNN has Leaky\(\) there. So training starts from nothing.\n",
+                        capsys.readouterr().out)
+    with pytest.raises(ModelFileError, match="Leaky"):
+        choose(options(start_from="pretrained"), 10)
 
 
 def save(path, mode="CNN", classes=("ocean", "road"), image_size=16, seed=0, **optional):

@@ -44,8 +44,13 @@ def choose(options, photos: float) -> Teacher | None:
         raise UserError("A network that starts from a trained one has its widths: leave --widths out.")
     teacher = None
     if asked or starts_by_itself(options, photos):
-        teacher = open_teacher(asked or OWN, options.mode)
-        if not asked and options.image_size not in (None, teacher.network.image_size):
+        try:
+            teacher = open_teacher(asked or OWN, options.mode)
+        except modelfile.ModelFileError as error:
+            if asked:
+                raise
+            print(f"Note: {error} So training starts from nothing.", flush=True)        # models.py is changed
+        if teacher and not asked and options.image_size not in (None, teacher.network.image_size):
             teacher = None
     source = teacher.network if teacher else MODES[options.mode]
     options.image_size = options.image_size or source.image_size

@@ -55,11 +55,22 @@ def check(layer, reference, x, seed=0, evaluation=True):
         assert_close("d" + name, ours[name], gradient)
 
 
-def assert_close(what, ours, theirs):
-    """Asserts that two arrays agree. NaN in ours was put there by `check` before backward."""
-    written = theirs.isnan().all() or not ours.isnan().all()
-    assert written, f"{what} is not the reference's: backward wrote nothing to it"
-    torch.testing.assert_close(ours, theirs, msg=lambda text: f"{what} is not the reference's: {text}")
+class Mismatch(AssertionError):
+    """An array that is not the reference's, with both of them."""
+
+    def __init__(self, what, ours, theirs, why):
+        super().__init__(f"{what} is not the reference's: {why}")
+        self.what, self.ours, self.theirs = what, ours, theirs
+
+
+def assert_close(what, ours, theirs, **tolerance):
+    """Raises Mismatch unless two arrays agree. NaN in ours was put there by `check` before backward."""
+    if ours.isnan().all() and not theirs.isnan().all():
+        raise Mismatch(what, ours, theirs, "backward wrote nothing to it")
+    try:
+        torch.testing.assert_close(ours, theirs, **tolerance)
+    except AssertionError as error:
+        raise Mismatch(what, ours, theirs, error) from None
 
 
 def nchw(x):

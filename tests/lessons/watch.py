@@ -1,0 +1,98 @@
+"""Watches what a learner's functions are given, what they return, and how long they take."""
+
+import functools
+import inspect
+import os
+import sys
+import threading
+import time
+import traceback
+
+import torch
+
+NOTHING = {"step", "run"}       # functions that return nothing
+
+
+class Mistake(Exception):
+    """A fault that is no wrong number, as a sentence."""
+
+
+class Seen:
+    """The arrays that a trial has shown to the learner's functions, by name, for the report."""
+
+    def __init__(self):
+        self.arrays = {}
+        self.depth = 0          # of watched functions that call watched functions: the outermost is noted
+
+    def note(self, **arrays):
+        self.arrays |= {name: array.detach().clone() for name, array in arrays.items()}
+
+    def numbers(self):
+        """How many numbers the arrays have. The report shows the failing trial that has the fewest."""
+        return sum(array.numel() for array in self.arrays.values())
+
+
+def watched(function, name, seen):
+    """The learner's function, with its arguments noted. It must return something and overwrite nothing."""
+    parameters = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        bound = parameters.bind(*arguments, **options).arguments
+        tensors = {key: value for key, value in bound.items() if isinstance(value, torch.Tensor)}
+        layer = bound.get("self")
+        own = {key: getattr(layer, key, None) for key in getattr(layer, "parameters", ())}
+        tensors |= {key: value for key, value in own.items() if isinstance(value, torch.Tensor)}
+        before = {key: value.clone() for key, value in tensors.items()}
+        if seen.depth == 0:
+            seen.note(**tensors)
+        seen.depth += 1
+        try:
+            result = function(*arguments, **options)
+        finally:
+            seen.depth -= 1
+        for key, value in tensors.items():
+            if not torch.equal(value.nan_to_num(), before[key].nan_to_num()):
+                raise Mistake(f"{name} has overwritten {key}, which it received. Compute into a new array "
+                              "instead: operations that end in _, +=, and x[…] = … change an array.")
+        check_result(name, result)
+        return result
+
+    return call
+
+
+def check_result(name, result):
+    """Raises Mistake for a function that returned nothing."""
+    if result is None and name.rpartition(".")[2] not in NOTHING:
+        raise Mistake(f"{name} has returned None. Does it end in a return statement?")
+
+
+class Watchdog(threading.Thread):
+    """Ends the process, with a sentence, when the learner's code runs for too long.
+
+    A thread, since it works on every system. It sees where the main thread is, and so names the line.
+    """
+
+    def __init__(self, path, tell):
+        super().__init__(daemon=True)
+        self.path = path
+        self.tell = tell                    # called with the line and the seconds, before the process ends
+        self.main = threading.get_ident()
+        self.seconds = self.end = None
+
+    def allow(self, seconds):
+        """From now on, so many seconds. None: as long as it takes."""
+        self.seconds = seconds
+        self.end = seconds and time.monotonic() + seconds
+
+    def run(self):
+        while True:
+            time.sleep(0.1)
+            if self.end and time.monotonic() > self.end:
+                stack = traceback.extract_stack(sys._current_frames()[self.main])
+                os._exit(self.tell(last_place(stack, self.path), self.seconds))
+
+
+def last_place(stack, path):
+    """The innermost line of this file in a stack of calls, or None."""
+    return next((place for place in reversed(stack) if place.filename == path), None)

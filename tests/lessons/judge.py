@@ -8,6 +8,7 @@ import faulthandler
 import inspect
 import io
 import os
+import re
 import statistics
 import sys
 import time
@@ -16,6 +17,7 @@ import types
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -30,6 +32,7 @@ MEMORY = 4 << 30            # bytes that a learner's code may take
 BUDGET = 60                 # seconds for all cases, and for finding the smallest one that fails
 RACE = 1                    # seconds
 MOST_NUMBERS = 30           # of an array that is printed whole
+WIDTH = 90                  # of a line of numbers
 MOST_LINES = 10             # of what the learner's code printed
 FORBIDDEN_MODULES = {"nn", "autograd", "func", "optim", "jit", "compile", "vmap"}       # of torch
 FORBIDDEN_METHODS = {"relu", "relu_", "softmax", "log_softmax", "unfold", "requires_grad", "requires_grad_"}
@@ -240,7 +243,7 @@ class Search:
 
     def attempt(self, run, *case):
         """One case. Raises Failed, and keeps the report if no smaller failure is known."""
-        self.seen.arrays.clear()
+        self.seen.clear()
         self.watchdog.allow(self.trial.seconds)
         printed = io.StringIO()
         try:
@@ -258,6 +261,9 @@ class Search:
         size = self.seen.numbers()
         if self.worst is None or size <= self.worst[0]:
             shown = [f"Wrong: {text}" if not text.startswith(self.path) else text]
+            if self.seen.arrays:
+                subject = f", {self.seen.subject}" if self.seen.subject else ""
+                shown += [f"The smallest case that was found{subject}:" if self.trial.count > 1 else "Given:"]
             shown += describe_arrays(self.seen.arrays) + describe_output(printed.getvalue())
             self.worst = size, "\n".join(shown)
         raise Failed
@@ -270,6 +276,8 @@ def describe(path, error):
     """An exception as a sentence, with the learner's own line."""
     name = type(error).__name__
     first = (str(error).strip().splitlines() or [""])[0][:200]
+    if isinstance(error, MemoryError):
+        first = f"this line asks for more than the {MEMORY >> 30} GB that a lesson may take"
     what = f"{name}: {first}" if first else name
     place = last_place(traceback.extract_tb(error.__traceback__), path)
     if place is None:
@@ -279,17 +287,15 @@ def describe(path, error):
 
 def describe_mismatch(error, seen):
     """A wrong array as a sentence, and both arrays."""
-    what, ours, theirs = error.what, error.ours, error.theirs
-    if not isinstance(ours, torch.Tensor):
-        return f"{what} is a {type(ours).__name__}, not a torch tensor."
+    what, ours, theirs = error.what, error.ours.detach(), error.theirs.detach()
     if ours.shape != theirs.shape:
         return f"{what} has the shape {tuple(ours.shape)}, but the reference's has {tuple(theirs.shape)}."
     if ours.dtype != theirs.dtype:
         return (f"{what} is {words(ours.dtype)}, but the arrays that it is computed from are {words(theirs.dtype)}. Give "
                 "new arrays their dtype, as x.new_zeros(…) and torch.zeros_like(x) do.")
     if ours.isnan().all() and what[1:] in seen.arrays and what != "dx":
-        return (f"backward has not written {what}. Write into the array that is there, self.{what}[...] = …, since "
-                f"self.{what} = … makes another one.")
+        return (f"{what} is what it was before backward (here NaN). Write it with self.{what}[...] = …, since self.{what} = … "
+                "makes another array, and += adds to the step before.")
     wrong = ~torch.isclose(ours, theirs, rtol=1e-4, atol=1e-4, equal_nan=True)
     if not wrong.any():
         wrong = ours != theirs
@@ -297,7 +303,7 @@ def describe_mismatch(error, seen):
     where = "" if ours.numel() == 1 else f" in {count} of {ours.numel()} numbers" if count > 1 else " in one number"
     if ours.numel() > MOST_NUMBERS:
         first = tuple(wrong.nonzero()[0].tolist())
-        rows = f"\n    first at {list(first)}: yours {number(ours[first])}, reference {number(theirs[first])}"
+        rows = f"\n    first at {list(first)}: yours {ours[first].item():.4g}, reference {theirs[first].item():.4g}"
     else:
         rows = f"\n    yours       {array_text(ours, 16)}\n    reference   {array_text(theirs, 16)}"
     return f"{what} is wrong{where}.{rows}"
@@ -305,29 +311,27 @@ def describe_mismatch(error, seen):
 
 def describe_arrays(arrays):
     """What the learner's code was given, a line or more for each array."""
-    if not arrays:
-        return []
-    lines = ["This is the smallest case that was found. Given:"]
+    lines = []
     for name, array in arrays.items():
         shape = f" {tuple(array.shape)}" if array.ndim else ""
-        text = array_text(array, 8) if array.numel() <= MOST_NUMBERS else f"{array.numel()} numbers"
-        lines.append(f"    {name}{shape}:  {text}" if "\n" not in text else f"    {name}{shape}:\n        {text}")
+        text = f":  {array_text(array, 8)}" if array.numel() <= MOST_NUMBERS else ""
+        lines.append(f"    {name}{shape}{text}".replace(":  [", ":\n        [" if "\n" in text else ":  ["))
     return lines
 
 
 def array_text(array, indent):
-    """An array's numbers, four digits each, in lines that begin under each other."""
-    if array.ndim == 0:
-        return number(array)
-    if not array.dtype.is_floating_point:
-        return str(array.tolist())
-    torch.set_printoptions(precision=4, sci_mode=False, linewidth=90)
-    text = str(array.double()).removeprefix("tensor(").rpartition("]")[0] + "]"
-    return "\n".join((" " * indent if i else "") + line[7 * bool(i):] for i, line in enumerate(text.splitlines()))
+    """An array's numbers, four digits each, on one line, or on several that begin under each other."""
+    array = array.double().round(decimals=4) + 0.0                      # + 0.0: no -0
+    line = nested(array.tolist())
+    if len(line) <= WIDTH:
+        return line
+    rows = np.array2string(array.numpy(), separator=", ", max_line_width=WIDTH, precision=4, suppress_small=True)
+    return re.sub(r"\n+", "\n" + " " * indent, rows)
 
 
-def number(value):
-    return f"{float(value):.4g}"
+def nested(numbers):
+    """Numbers in nested lists, on one line."""
+    return f"[{', '.join(map(nested, numbers))}]" if isinstance(numbers, list) else f"{numbers:.5g}"
 
 
 def describe_output(text):

@@ -52,7 +52,7 @@ class WatchedFCNN(FCNN):
         p_minus_t = self.z.softmax(1) - F.one_hot(self.batch, self.z.shape[1])
         assert_close("dz, which network.backward is given,", dy, p_minus_t / len(dy))
         super().backward(dy)
-        self.seen.arrays.clear()
+        self.seen.clear()
         self.seen.note(params=self.params, grads=self.grads)
         self.expected = self.params - RATE * self.grads
         self.batch = None
@@ -64,7 +64,7 @@ class WatchedFCNN(FCNN):
                           "network.backward was called.")
         if self.expected is not None:
             assert_close("network.params after a step", self.params, self.expected)
-            self.seen.arrays.clear()
+            self.seen.clear()
 
     def check_epoch(self):
         """Called at each test, after an epoch."""

@@ -10,7 +10,10 @@ import traceback
 
 import torch
 
+from scene.nn.layer import Layer
+
 NOTHING = {"step", "run"}       # functions that return nothing
+OTHERS = {"polynomial", "cook_toom", "wrong_gradients"}         # and functions that return lists
 
 
 class Mistake(Exception):
@@ -18,14 +21,19 @@ class Mistake(Exception):
 
 
 class Seen:
-    """The arrays that a trial has shown to the learner's functions, by name, for the report."""
+    """What a trial has shown to the learner's functions, for the report: arrays by name, and which layer."""
 
     def __init__(self):
         self.arrays = {}
+        self.subject = ""
         self.depth = 0          # of watched functions that call watched functions: the outermost is noted
 
     def note(self, **arrays):
         self.arrays |= {name: array.detach().clone() for name, array in arrays.items()}
+
+    def clear(self, subject=""):
+        self.arrays.clear()
+        self.subject = subject
 
     def numbers(self):
         """How many numbers the arrays have. The report shows the failing trial that has the fewest."""
@@ -40,12 +48,14 @@ def watched(function, name, seen):
     def call(*arguments, **options):
         bound = parameters.bind(*arguments, **options).arguments
         tensors = {key: value for key, value in bound.items() if isinstance(value, torch.Tensor)}
-        layer = bound.get("self")
+        layer = bound.get("self") if name.endswith("ward") else None    # forward or backward
         own = {key: getattr(layer, key, None) for key in getattr(layer, "parameters", ())}
         tensors |= {key: value for key, value in own.items() if isinstance(value, torch.Tensor)}
         before = {key: value.clone() for key, value in tensors.items()}
         if seen.depth == 0:
             seen.note(**tensors)
+            if isinstance(bound.get("self"), Layer):
+                seen.subject = repr(bound["self"])
         seen.depth += 1
         try:
             result = function(*arguments, **options)
@@ -62,9 +72,12 @@ def watched(function, name, seen):
 
 
 def check_result(name, result):
-    """Raises Mistake for a function that returned nothing."""
-    if result is None and name.rpartition(".")[2] not in NOTHING:
+    """Raises Mistake for a function that should return an array and does not."""
+    method = name.rpartition(".")[2]
+    if result is None and method not in NOTHING:
         raise Mistake(f"{name} has returned None. Does it end in a return statement?")
+    if method not in NOTHING | OTHERS and not isinstance(result, torch.Tensor):
+        raise Mistake(f"{name} has returned a value of type {type(result).__name__}, not a torch tensor.")
 
 
 class Watchdog(threading.Thread):

@@ -1,17 +1,21 @@
-"""The lessons: Scene's own source solves each of them, wrong solutions fail, and every mishap is one sentence."""
+"""The lessons: Scene's own source solves each of them, wrong solutions fail, and each mishap is a sentence."""
 
-import ast
+import faulthandler
 import json
+import os
 import re
 import subprocess
 import sys
-import textwrap
+import types
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
+from scene.errors import UserError
+from tests.jobs import make_photos
+from tests.lessons import DONE, NOT_YET, catalogue, judge, skeleton, trials
 from tests.lessons import __main__ as command
-from tests.lessons import catalogue, judge, skeleton, trials
 from tests.lessons.catalogue import LESSONS, NAMES
 from tests.lessons.skeleton import ROOT, Source
 from tests.lessons.watch import Seen
@@ -20,13 +24,25 @@ every_lesson = pytest.mark.parametrize("name", NAMES)
 
 
 class Patience:
-    """A watchdog that waits: these tests have time-outs of their own."""
+    """A watchdog that waits. The tests of the real one come last."""
 
     def allow(self, seconds):
         pass
 
 
-def verdict(folder, name, text, count=30):
+@pytest.fixture(scope="session", autouse=True)
+def few_photos(tmp_path_factory):
+    """Small folders for the lesson about the loop: decoding the example's photos takes longer than the rest."""
+    folder = tmp_path_factory.mktemp("photos")
+    make_photos(folder / "train", count=40)
+    make_photos(folder / "test", count=20)
+    trial = trials.TRIALS["training_loop"]
+    trials.TRIALS["training_loop"] = trial._replace(cases=st.just((folder / "train", folder / "test")))
+    yield
+    trials.TRIALS["training_loop"] = trial
+
+
+def verdict(folder, name, text, count=20):
     """(done, what the judge says) of a file with this text, tried on fewer cases than a learner's."""
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
@@ -40,25 +56,376 @@ def verdict(folder, name, text, count=30):
 
 
 def solution(name):
-    """A lesson's file with Scene's own functions in it, helpers included."""
+    """A lesson's file with Scene's own functions in it, and with the helpers that they need."""
     lesson = catalogue.find(name)
     source = Source(lesson.source)
-    parts = []
-    for owner in skeleton.owners(lesson):
-        node = source.named[owner]
-        if lesson.derived:
-            header = skeleton.reduced(lesson, source, node).splitlines()[0]
-            methods = [source.whole(child) for child in node.body if f"{owner}.{getattr(child, 'name', '')}" in lesson.write]
-            parts.append("\n\n".join([header, *methods]))
-        else:
-            parts.append(source.whole(node))
+    parts = [whole(lesson, source, source.named[owner]) for owner in skeleton.owners(lesson)]
     body = "\n\n\n".join(parts)
-    mentioned = skeleton.mentioned(body) - set(skeleton.owners(lesson))
-    extra = f"from {'.'.join(source.module.split('.')[:-1])} import {source.module.split('.')[-1]}" if lesson.derived else ""
-    return "\n".join([source.imports(mentioned), extra, body])
+    imports = source.imports(skeleton.mentioned(body) - set(skeleton.owners(lesson)))
+    return f"{imports}\n{skeleton.imports(lesson, source, body)}\n\n\n{body}\n"
+
+
+def whole(lesson, source, node):
+    """Scene's text of a function or a class. A derived class has only the methods that are to be written."""
+    if not lesson.derived:
+        return source.whole(node)
+    header = skeleton.reduced(lesson, source, node).partition("\n")[0]
+    written = [source.whole(method) for method in node.body
+               if f"{node.name}.{getattr(method, 'name', '')}" in lesson.write]
+    return "\n\n".join([header, *written])
+
+
+# Right and wrong solutions
 
 
 @every_lesson
 def test_scene_solves_each_lesson(name, tmp_path):
     done, said = verdict(tmp_path, name, solution(name))
-    assert done, said
+    assert done and said.startswith("Right: "), said
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "training_loop"])
+def test_scene_can_be_timed_in_each_lesson(name):
+    """The loop is not: its race is the whole training, which the test above has run."""
+    lesson = catalogue.find(name)
+    scene = vars(__import__(Source(lesson.source).module, fromlist=["*"]))
+    trials.TRIALS[name].race(types.SimpleNamespace(**scene))()
+
+
+WRONG = [       # lesson, a piece of Scene's source, what is planted in its place, what the judge must say
+    ("relu", "x.clip(0)", "x.clip(-1)", "y is wrong"),
+    ("relu", ".mul_(dy)", "", "dx is wrong"),
+    ("relu", ".ne(self.y, 0, out=passed)", ".ge(self.y, 0, out=passed)", "dx is wrong"),
+    ("linear", "        y += self.b\n", "", "y is wrong"),
+    ("linear", "multiply(dy.T, self.x, out=self.dw)", "self.dw = dy.T @ self.x", "dw is what it was before"),
+    ("linear", "library(dy).sum(dy, 0, out=self.db)", "self.db.copy_(dy[0])", "db is wrong"),
+    ("linear", "x @ w.T", "x @ w", "shapes cannot be multiplied"),
+    ("cross_entropy", "(log_p.exp() - q) / len(z)", "log_p.exp() - q", "dz is wrong"),
+    ("cross_entropy", "z - xp.amax(z, 1)[:, None]", "z", "p is wrong"),
+    ("cross_entropy", "z - z.logsumexp(1, keepdim=True)", "softmax(z).log()", "L is wrong"),
+    ("residual", "else dx + ds", "else dx", "dx is wrong"),
+    ("residual", "return y + s", "y += s\n        return y", "dx is wrong"),
+    ("gradient_check", "(2 * h)", "h", "slope of the sum of squares is wrong"),
+    ("gradient_check", "        numbers[i] = number\n", "", "slope has overwritten x"),
+    ("gradient_check", '.fill_(float("nan"))', "", "a db that backward does not write"),
+    ("gradient_check", "computed.items()", "list(computed.items())[:1]", "a dw of twice the size"),
+    ("training_loop", "params -= 0.05", "params += 0.05", "network.params after a step is wrong"),
+    ("training_loop", "torch.randperm(len(labels), generator=randomness)", "torch.arange(len(labels))",
+     "Epoch 2 shows the photos in the order of an earlier one"),
+    ("training_loop", "tensor_split(batches)", "tensor_split(batches)[1:]", "40 of 80 photos were not shown"),
+    ("training_loop", "labels[batch])", "labels[batch.flip(0)])", "dz, which network.backward is given, is wrong"),
+    ("training_loop", "network.backward(loss.backward())", "loss.backward()", "before network.backward was called"),
+    ("training_loop", "pixels[batch], training=True", "pixels[batch]", "without network.forward(…, training=True)"),
+    ("training_loop", "range(10)", "range(1)", "The loop trained for 1 epochs"),
+    ("training_loop", "network.forward(torch.from_numpy(test.pixels))", "torch.rand(len(test.labels), 2)",
+     "the network was not tested"),
+    ("im2col", "windows(x, k, self.stride)", "windows(x, k, 1)", "patches has the shape"),
+    ("im2col", "padded[:, rows, columns] +=", "padded[:, rows, columns] =", "what gather returns is wrong"),
+    ("max_pool", "left -= given", "", "dx is wrong"),
+    ("max_pool", "dx[place] += given", "dx[place] = given", "dx is wrong"),
+    ("batch_norm", "return dx.addcmul_(self.centred, -scale * self.dw / (m * self.std))", "return dx",
+     "dx is wrong"),
+    ("batch_norm", "var * (m / (m - 1))", "var", "the running variance is wrong"),
+    ("momentum", "if self.nesterov else", "if not self.nesterov else", "direction() is wrong"),
+    ("momentum", "alpha=self.momentum, out=self.velocity", "out=self.velocity", "direction() is wrong"),
+    ("winograd", " / prod(point - other for other in others)", "", "of F(2, 3) is wrong"),
+    ("winograd", "below - root * here", "below + root * here", "polynomial(roots) is wrong"),
+    ("winograd", "[*a, [0] * (tile - 1) + [1]]", "a", "returns A in the shape"),
+    ("muon", "range(steps)", "range(steps - 1)", "orthogonal(g) is wrong"),
+    ("muon", "mul_(self.norm_rate)", "mul_(1)", "direction() is wrong"),
+    ("muon", "w.mul_((2 * len(w)) ** 0.5 / w.norm())", "pass", "params after the step is wrong"),
+]
+
+
+@pytest.mark.parametrize(("name", "piece", "planted", "said"), WRONG)
+def test_a_planted_fault_fails_with_its_words(name, piece, planted, said, tmp_path):
+    right = solution(name)
+    assert piece in right
+    done, text = verdict(tmp_path, name, right.replace(piece, planted))
+    assert not done and said in text, text
+
+
+def test_every_lesson_has_planted_faults():
+    assert {name for name, *_ in WRONG} == set(NAMES)
+
+
+def test_the_smallest_case_is_shown_with_both_numbers(tmp_path):
+    right = solution("linear")
+    _, said = verdict(tmp_path, "linear", right.replace("library(dy).sum(dy, 0, out=self.db)", "self.db.copy_(dy[0])"))
+    assert said == """\
+Wrong: db is wrong.
+    yours       [0.6614]
+    reference   [0.723]
+The smallest case that was found, Linear(inputs=1, outputs=1):
+    x (2, 1):  [[1.541], [-0.2934]]
+    w (1, 1):  [[2.0326]]
+    b (1,):  [-1.0894]
+    dy (2, 1):  [[0.6614], [0.0617]]"""
+
+
+# Skeletons and hints
+
+
+def body_lines(lesson):
+    """The lines of Scene that a learner is to write, without comments, blanks, and words like `return y`."""
+    source = Source(lesson.source)
+    there = {line.partition("#")[0].strip() for line in skeleton.make(lesson).splitlines()}
+    lines = [line.partition("#")[0].strip() for owner in skeleton.owners(lesson)
+             for line in whole(lesson, source, source.named[owner]).splitlines()]
+    docstrings = "\n".join(node.__doc__ or "" for node in [])
+    return {line for line in lines if len(line) > 14 and line not in there | {docstrings}}
+
+
+@every_lesson
+def test_a_skeleton_shows_the_formulas_and_no_line_of_the_solution(name):
+    lesson = catalogue.find(name)
+    source = Source(lesson.source)
+    text = skeleton.make(lesson)
+    compile(text, name, "exec")
+    assert max(map(len, text.splitlines())) <= 110
+    for owner in skeleton.owners(lesson):
+        docstring = source.text(source.named[owner].lineno + 1, source.named[owner].body[0].end_lineno)
+        assert lesson.until_loop or docstring in text
+    for full_name in lesson.write:
+        assert text.count(f'raise NotImplementedError("{full_name} is not written yet")') == 1
+    solutions = body_lines(lesson)
+    assert len(solutions) >= 2
+    given = re.sub(r"\s+", " ", " ".join([text, *lesson.hints, lesson.task]))
+    assert not [line for line in solutions if line in given]
+
+
+@every_lesson
+def test_a_lesson_has_three_hints_and_its_reading_exists(name):
+    lesson = catalogue.find(name)
+    assert len(set(lesson.hints)) == 3 and all(hint.endswith((".", "?")) for hint in lesson.hints)
+    files = re.findall(r"[\w/]+\.(?:md|py)", lesson.reading)
+    assert files and all((ROOT / file).exists() for file in files)
+    page = (ROOT / files[0]).read_text(encoding="utf-8")
+    for heading in re.findall(r'"([^"]+)"', lesson.reading):
+        assert f"# {heading}" in page or re.search(rf"^## \d\. {re.escape(heading)}", page, re.MULTILINE), heading
+
+
+# Mishaps
+
+RELU = '''\
+import torch
+
+from scene.nn.layer import Layer
+
+
+class ReLU(Layer):
+    def forward(self, x, training=False):
+        if training:
+            self.y = x.clip(0)
+        return x.clip(0)
+
+    def backward(self, dy):
+        return dy * (self.y != 0)
+'''
+RETURN = "return dy * (self.y != 0)"
+
+
+@pytest.mark.parametrize(("piece", "planted", "said"), [
+    (RETURN, "pass", r"ReLU.backward has returned None. Does it end in a return statement\?"),
+    (RETURN, "return dy.numpy()", "has returned a value of type ndarray, not a torch tensor"),
+    (RETURN, "return dy[0]", r"dx has the shape \(1, 1, 1\), but the reference's has \(1, 1, 1, 1\)"),
+    (RETURN, "return dy.float()", "dx is float32, but the arrays that it is computed from are float64"),
+    (RETURN, "dy *= self.y != 0; return dy", "ReLU.backward has overwritten dy, which it received"),
+    ("return x.clip(0)", "return x.clip_(0)", "ReLU.forward has overwritten x, which it received"),
+    ("if training:", "if True:", "forward keeps self.y although training is False"),
+    ("return x.clip(0)", "return x.clip(0).double()", "y is float64 although x is float32"),
+    (RETURN, "return mask * dy",
+     r"^lessons/relu.py, line 13, in backward: NameError: name 'mask' is not defined\n    return mask \* dy\n"),
+    (RETURN, "raise SystemExit(0)", "line 13, in backward: SystemExit"),
+    (RETURN, "return self.backward(dy)", "line 13, in backward: RecursionError"),
+    (RETURN, "print(dy.shape); return dy", r"Your code printed:\n    torch.Size\(\[1, 1, 1, [12]\]\)"),
+    (RETURN, "return dy +", r"^lessons/relu.py, line 13: Python cannot read this \(invalid syntax\).\n    return dy \+"),
+    (RETURN, "return \0", r"^lessons/relu.py: Python cannot read this \(source code string cannot contain null"),
+    (RETURN, "return torch.relu(dy)", "line 13: torch.relu would do the lesson for you"),
+    ("import torch\n", "import torch.nn.functional as F\n", "line 1: torch.nn.functional would do the lesson"),
+    ("import torch\n", "import torch, nothing\n", "line 1, in <module>: ModuleNotFoundError"),
+    (RELU, "from scene.nn.activation import ReLU\n", "relu.py has no ReLU.forward of its own"),
+    ("ReLU(Layer)", "ReLU", r"ReLU does not derive from Layer. Restore the line `class ReLU\(Layer\):`"),
+    ("(self, dy)", "(self, gradient)", r"takes \(self, gradient\), but Scene calls it as \(self, dy\)"),
+    (RETURN, 'raise NotImplementedError("ReLU.backward is not written yet")',
+     r"^ReLU.forward is right in \d+ cases. Next, write ReLU.backward in lessons/relu.py.$"),
+    (RELU, skeleton.make(LESSONS[0]), "^lessons/relu.py: ReLU.forward is not written yet. Replace its line"),
+])
+def test_each_mishap_is_a_sentence_with_the_learners_line(piece, planted, said, tmp_path):
+    done, text = verdict(tmp_path, "relu", RELU.replace(piece, planted), count=10)
+    assert not done and re.search(said, text), text
+
+
+def test_code_that_fails_at_random_fails(tmp_path):
+    done, text = verdict(tmp_path, "relu", RELU.replace(RETURN, "return dy * torch.rand(())"))
+    assert not done and "dx is wrong" in text
+
+
+# The command
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_list_names_all_lessons_and_the_progress(folder, capsys):
+    assert command.run(None, None) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("0 of 12 lessons are done") and "Next: python -m tests.lessons relu" in text
+    assert re.findall(r"^  (?:evening \d)? +(\w+) ", text, re.MULTILINE) == NAMES
+
+    command.run("relu", None)
+    command.run("linear", None)
+    command.PROGRESS.write_text(json.dumps({"linear": "of another file"}))
+    capsys.readouterr()
+    command.run(None, None)
+    text = capsys.readouterr().out
+    assert "1 of 12" in text and re.search("relu .* begun\n", text) and re.search("linear .* done, and changed", text)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[1]", b"\xff", b"{"])
+def test_damaged_progress_counts_as_none(folder, damaged):
+    command.FOLDER.mkdir()
+    command.PROGRESS.write_bytes(damaged)
+    assert command.read_progress() == {}
+
+
+def test_the_first_call_writes_the_skeleton_and_no_later_one_changes_the_file(folder, capsys, monkeypatch):
+    command.run("Cross-Entropy", None)
+    path = folder / "lessons/cross_entropy.py"
+    assert path.read_text(encoding="utf-8") == skeleton.make(catalogue.find("cross_entropy"))
+    assert "Wrote lessons/cross_entropy.py. Open it, write softmax" in capsys.readouterr().out
+    path.write_text("mine")
+    monkeypatch.setattr(command, "submit", lambda lesson, path: 1)
+    assert command.run("cross_entropy", None) == 1
+    with pytest.raises(FileExistsError):
+        command.write(catalogue.find("cross_entropy"), path)
+    assert path.read_text() == "mine"
+
+
+def test_hints_come_one_at_a_time_and_write_nothing(folder, capsys):
+    for level in 1, 2, 3:
+        command.run("linear", level)
+        assert capsys.readouterr().out == f"Hint {level} of 3 for linear: {catalogue.find('linear').hints[level - 1]}\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("rely", "There is no lesson rely. Did you mean relu? The lessons are relu, linear"),
+    ("\n", r"There is no lesson \n. The lessons are relu"),
+    ("", "There is no lesson . The lessons are relu"),
+])
+def test_an_unknown_lesson_is_named_with_those_there_are(name, said, folder):
+    with pytest.raises(UserError, match=re.escape(said)):
+        command.run(name, None)
+
+
+def test_a_file_called_lessons_is_in_the_way(folder):
+    (folder / "lessons").touch()
+    with pytest.raises(UserError, match="lessons is not a folder here. Run the command in another folder."):
+        command.run("relu", None)
+
+
+def test_git_ignores_what_a_learner_writes_and_not_the_lessons():
+    paths = "lessons/relu.py", "lessons/progress.json", "tests/lessons/judge.py"
+    found = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == list(paths[:2])
+
+
+def test_a_right_file_is_judged_timed_and_recorded(folder):
+    """The real command, from a folder outside of the checkout."""
+    path = folder / "lessons/relu.py"
+    path.parent.mkdir()
+    path.write_text(RELU)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "tests.lessons", "relu"], cwd=folder, env=environment,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    right, speed, following = done.stdout.splitlines()
+    assert right == "Right: ReLU.forward and ReLU.backward in lessons/relu.py agree with the reference in 100 cases."
+    assert re.fullmatch(r"Speed: \S+ times as long as Scene's \(.+ beside .+, forward and backward on .+\)\.", speed)
+    assert following == ("Compare it with scene/nn/activation.py. 1 of 12 lessons are done; next: "
+                         "python -m tests.lessons linear")
+    assert list(json.loads((folder / "lessons/progress.json").read_text())) == ["relu"]
+    assert path.read_text() == RELU
+
+
+# Code that does not come back
+
+
+def in_a_fork(work, output):
+    """The exit code of work() in a forked process, whose output goes to a file."""
+    child = os.fork()
+    if not child:
+        with open(output, "wb") as file:
+            os.dup2(file.fileno(), 1)
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
+        code = work()
+        sys.stdout.flush()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_loop_without_end_is_stopped_and_its_line_named(folder, monkeypatch):
+    (folder / "relu.py").write_text("import time; " + RELU.replace(RETURN, "while True: time.sleep(0.01)"))
+    impatient = trials.TRIALS["relu"]._replace(seconds=0.3)
+    monkeypatch.setitem(trials.TRIALS, "relu", impatient)
+    monkeypatch.setattr(judge, "limit_memory", lambda: None)
+    code = in_a_fork(lambda: judge.main("relu", "relu.py"), folder / "out")
+    said = (folder / "out").read_text()
+    assert code == NOT_YET and said.startswith("relu.py, line 13, in backward: this line was still running after 0.3 s, "
+                                               "given x (1, 1, 1, 1), dy (1, 1, 1, 1).")
+
+
+def test_a_right_file_that_is_too_slow_to_time_is_done(folder, monkeypatch):
+    wait = "time.sleep(60 * (x.numel() > 100_000))"
+    (folder / "relu.py").write_text(RELU.replace("return x.clip(0)", f"import time; {wait}; return x.clip(0)"))
+    monkeypatch.setattr(judge, "RACE_LIMIT", 0.3)
+    monkeypatch.setattr(judge, "limit_memory", lambda: None)
+    code = in_a_fork(lambda: judge.main("relu", "relu.py"), folder / "out")
+    said = (folder / "out").read_text()
+    assert code == DONE and said.count("\n") == 2, said
+    right, speed = said.splitlines()
+    assert right.startswith("Right: ") and speed.startswith("Speed: too slow to be measured")
+
+
+def crashed(folder, line):
+    """What the command says of code that ends Python at this line."""
+    path = folder / "relu.py"
+    path.write_text(RELU.replace(RETURN, line))
+    report = folder / "stderr"
+
+    def work():
+        faulthandler.enable(open(report, "w"))          # noqa: SIM115
+        return judge.main("relu", str(path))
+
+    code = in_a_fork(work, folder / "out")
+    return command.crash(path, code, report.read_text()).replace(f"{folder}/", "")
+
+
+def test_code_that_ends_python_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "limit_memory", lambda: None)
+    said = crashed(tmp_path, "import ctypes; ctypes.string_at(0)")
+    assert said.startswith("relu.py, line 13, in backward: Python crashed here (SIGSEGV).")
+    said = crashed(tmp_path, "import os; os._exit(0)")
+    assert said == "relu.py: the code ended Python with exit code 0, before the judge had finished."
+
+
+def test_memory_without_end_is_an_error_at_its_line(folder):
+    (folder / "relu.py").write_text(RELU.replace(RETURN, f"x = torch.empty({judge.MEMORY} // 4)"))
+    code = in_a_fork(lambda: judge.main("relu", "relu.py"), folder / "out")
+    assert code == NOT_YET and "relu.py, line 13, in backward: MemoryError: this line" in (folder / "out").read_text()
+
+
+# The course
+
+
+def test_the_course_names_every_lesson_in_its_evening():
+    page = (Path(skeleton.ROOT) / "tests/lessons/README.md").read_text(encoding="utf-8")
+    evenings = re.split(r"^## Evening \d", page, flags=re.MULTILINE)[1:]
+    assert len(evenings) == 6
+    for i, text in enumerate(evenings, 1):
+        named = re.findall(r"`python -m tests\.lessons (\w+)`", text.partition("\n## ")[0])
+        assert named == [lesson.name for lesson in LESSONS if lesson.evening == i]

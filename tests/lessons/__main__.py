@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scene import errors, files
 from scene.errors import UserError
-from tests.lessons import catalogue, skeleton
+from tests.lessons import DONE, NOT_YET, catalogue, skeleton
 from tests.lessons.catalogue import LESSONS, NAMES
 
 FOLDER = Path("lessons")
@@ -70,13 +70,10 @@ def submit(lesson, path):
     environment = os.environ | {"PYTHONPATH": str(skeleton.ROOT), "PYTHONIOENCODING": "utf-8:backslashreplace"}
     command = [sys.executable, "-P", "-m", "tests.lessons.judge", lesson.name, str(path)]
     judged = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = judged.stderr.decode(errors="replace")
-    if judged.returncode not in (0, 1):
+    said = judged.stderr.decode(errors="replace").strip()
+    if judged.returncode not in (DONE, NOT_YET):
         print(crash(path, judged.returncode, said))
-        return 1
-    if said:
-        print(said.rstrip(), file=sys.stderr)
-    if judged.returncode == 1:
+    if judged.returncode != DONE:
         return 1
     progress = read_progress() | {lesson.name: hashlib.sha256(contents).hexdigest()}
     files.write(PROGRESS, json.dumps(progress, indent=1).encode())
@@ -87,13 +84,13 @@ def submit(lesson, path):
 
 
 def crash(path, code, said):
-    """What to say when the learner's code has ended Python itself, or has been ended."""
+    """What to say when the learner's code has ended Python itself. said: stderr, with faulthandler's lines."""
     line = re.search(rf'File "{re.escape(str(path))}", line (\d+) in (\w+)', said)
     where = f"{path}, line {line[1]}, in {line[2]}" if line else str(path)
     if code < 0:
         return (f"{where}: Python crashed here ({signal.Signals(-code).name}). Was an array read or written outside "
                 "of its memory, say by as_strided?")
-    return f"{where}: the code ended Python with exit code {code}, before the judge had finished."
+    return said or f"{where}: the code ended Python with exit code {code}, before the judge had finished."
 
 
 # Progress

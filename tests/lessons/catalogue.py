@@ -130,7 +130,7 @@ self.mean and self.var are the running averages. Move them in place, too, and on
         "momentum", 5, "Momentum", "scene/learn/optim.py", ("SGD.direction", "SGD.step"),
         """network.params and network.grads are flat vectors of all parameters and gradients. The weights, which
 are decayed, come first. The optimizer may overwrite the gradients. params must change in place.""",
-        'scene/nn/layer.py, Network; scene/README.md, "From layers to a network that learns"',
+        'scene/README.md, "From layers to a network that learns"; the class Network in scene/nn/layer.py',
         ("There are no layers here: θ, g and v are three vectors of the same length.",
          "Decay belongs to the gradient, before the velocity sees it, and only to the part of the vectors that "
          "__init__ keeps as a slice.",

@@ -1,6 +1,6 @@
 """Judges a learner's file, in a process of its own: python -m tests.lessons.judge NAME FILE
 
-It prints what is right or wrong. The exit code is 0 if the lesson is done, and 1 if not.
+It prints what is right or wrong. The exit code is DONE or NOT_YET, which no other end of Python has.
 """
 
 import ast
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from scene import errors
-from tests.lessons import catalogue
+from scene import errors, memory
+from tests.lessons import DONE, NOT_YET, catalogue
 from tests.lessons.skeleton import Source, enumeration
 from tests.lessons.trials import TRIALS, words
 from tests.lessons.watch import Mistake, Seen, Watchdog, check_result, last_place, watched
@@ -30,7 +30,8 @@ from tests.oracle import Mismatch
 
 MEMORY = 4 << 30            # bytes that a learner's code may take
 BUDGET = 60                 # seconds for all cases, and for finding the smallest one that fails
-RACE = 1                    # seconds
+RACE = 0.5                  # seconds
+RACE_LIMIT = 20             # seconds, with the first call
 MOST_NUMBERS = 30           # of an array that is printed whole
 WIDTH = 90                  # of a line of numbers
 MOST_LINES = 10             # of what the learner's code printed
@@ -57,10 +58,10 @@ def main(name, path):
         print(judge(lesson, path, TRIALS[lesson.name], seen, watchdog), flush=True)
     except NotYet as reason:
         print(reason)
-        return 1
+        return NOT_YET
     watchdog.tell = lambda *_: too_slow()
     print(race(lesson, path, TRIALS[lesson.name], watchdog), flush=True)
-    return 0
+    return DONE
 
 
 def limit_memory():
@@ -77,6 +78,7 @@ def judge(lesson, path, trial, seen, watchdog):
     """Returns what to say to a learner whose file is right, and raises NotYet otherwise."""
     watchdog.allow(trial.seconds)
     theirs = load(lesson, path)
+    watchdog.allow(None)
     missing = unwritten(lesson, theirs)
     if lesson.write[0] in missing:
         raise NotYet(f"{path}: {lesson.write[0]} is not written yet. Replace its line `raise NotImplementedError(…)` "
@@ -118,13 +120,15 @@ def load(lesson, path):
     source = Source(lesson.source)
     for name in lesson.write:
         check_signature(path, name, find_function(path, module, name), source)
+        check_base(path, module, source, name.partition(".")[0])
     return module
 
 
 def describe_syntax(path, error):
     text = (error.text or "").rstrip("\n")
     shown = f"\n    {text.strip()}" if text.strip() else ""
-    return f"{path}, line {error.lineno}: Python cannot read this line ({error.msg}).{shown}"
+    line = f", line {error.lineno}" if error.lineno else ""
+    return f"{path}{line}: Python cannot read this ({error.msg}).{shown}"
 
 
 def refuse_forbidden(path, tree):
@@ -173,6 +177,13 @@ def check_signature(path, name, function, source):
     if [*inspect.signature(scope["wanted"]).parameters] != [*inspect.signature(function).parameters]:
         raise NotYet(f"{path}: {name} takes {inspect.signature(function)}, but Scene calls it as {wanted}. Restore "
                      "the line with its def.")
+
+
+def check_base(path, module, source, owner):
+    """Raises NotYet if the learner's class no longer derives from what Scene's derives from."""
+    bases = [base.id for base in getattr(source.named[owner], "bases", ())]
+    if bases and bases[0] not in [kind.__name__ for kind in vars(module)[owner].__mro__]:
+        raise NotYet(f"{path}: {owner} does not derive from {bases[0]}. Restore the line `class {owner}({bases[0]}):`.")
 
 
 def unwritten(lesson, module):
@@ -236,7 +247,6 @@ class Search:
                 self.attempt(self.trial.last)
             except Failed:
                 pass
-        self.watchdog.allow(None)
         if self.worst:
             raise NotYet(self.worst[1])
         return len(self.cases)
@@ -256,6 +266,8 @@ class Search:
         except (Exception, SystemExit) as error:
             if str(error) not in self.missing:
                 self.fail(describe(self.path, error), printed)
+        finally:
+            self.watchdog.allow(None)
 
     def fail(self, text, printed):
         size = self.seen.numbers()
@@ -276,8 +288,8 @@ def describe(path, error):
     """An exception as a sentence, with the learner's own line."""
     name = type(error).__name__
     first = (str(error).strip().splitlines() or [""])[0][:200]
-    if isinstance(error, MemoryError):
-        first = f"this line asks for more than the {MEMORY >> 30} GB that a lesson may take"
+    if memory.is_exhausted(error):
+        name, first = "MemoryError", f"this line asks for more than the {MEMORY >> 30} GB that a lesson may take"
     what = f"{name}: {first}" if first else name
     place = last_place(traceback.extract_tb(error.__traceback__), path)
     if place is None:
@@ -344,14 +356,12 @@ def describe_output(text):
 
 
 def stuck(path, place, seconds, seen):
-    """Called by the watchdog: says where the learner's code hangs. Returns the exit code."""
-    where = f"{path}, line {place.lineno}, in {place.name}" if place else path
+    """Called by the watchdog: says where the learner's code hangs."""
     shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in seen.arrays.items() if array.ndim)
     given = f", given {shapes}" if shapes else ""
-    line = f"\n    {place.line}" if place else ""
-    print(f"{where}: this line was still running after {seconds:g} s{given}. Is there a loop that does not end?{line}",
-          file=sys.__stdout__, flush=True)
-    return 1
+    print(f"{path}, line {place.lineno}, in {place.name}: this line was still running after {seconds:g} s{given}. Is there "
+          f"a loop that does not end?\n    {place.line}", file=sys.__stdout__, flush=True)
+    return NOT_YET
 
 
 # Speed
@@ -359,7 +369,7 @@ def stuck(path, place, seconds, seen):
 
 def race(lesson, path, trial, watchdog):
     """How long the learner's code takes beside Scene's, in turns, as a sentence."""
-    watchdog.allow(2 * trial.seconds)
+    watchdog.allow(RACE_LIMIT)
     scene = vars(__import__(Source(lesson.source).module, fromlist=["*"]))
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         sides = [trial.race(load(lesson, path)), trial.race(types.SimpleNamespace(**scene))]
@@ -387,7 +397,7 @@ def too_slow():
     """Called by the watchdog in the race. The lesson is done all the same."""
     print("Speed: too slow to be measured on a batch of the usual size, where Scene takes milliseconds. Which loop "
           "could be one operation on a whole array?", file=sys.__stdout__, flush=True)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Exercises that mark themselves: python -m tests.lessons [NAME] [--hint 1]
 
-Without a name it lists the lessons. With one, it writes lessons/NAME.py in the current folder, and judges that
-file once it is there. It never changes a file that you have written.
+Without a name it lists the lessons. With one, it writes lessons/NAME.py in the current folder, and judges
+that file once it is there. It never changes a file that you have written.
 """
 
 import argparse
@@ -65,9 +65,10 @@ def write(lesson, path):
 def submit(lesson, path):
     """Has the learner's file judged in a process of its own, and records success."""
     if importlib.util.find_spec("hypothesis") is None:
-        raise UserError("The lessons need Hypothesis. Install it as the tests need it: pip install -e '.[test]'")
+        raise UserError("The lessons need Hypothesis. Install it as the tests need it: pip install -e "
+                        "'.[test]'")
     contents = path.read_bytes()
-    environment = os.environ | {"PYTHONPATH": str(skeleton.ROOT), "PYTHONIOENCODING": "utf-8:backslashreplace"}
+    environment = os.environ | {"PYTHONPATH": str(skeleton.ROOT), "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-P", "-m", "tests.lessons.judge", lesson.name, str(path)]
     judged = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = judged.stderr.decode(errors="replace").strip()
@@ -77,19 +78,20 @@ def submit(lesson, path):
         return 1
     progress = read_progress() | {lesson.name: hashlib.sha256(contents).hexdigest()}
     files.write(PROGRESS, json.dumps(progress, indent=1).encode())
-    left = [other for other in LESSONS if other.name not in progress]
-    done = f"{len(LESSONS) - len(left)} of {len(LESSONS)} lessons are done"
-    print(f"Compare it with {lesson.source}. {done}" + (f"; next: {COMMAND} {left[0].name}" if left else ": all of them."))
+    left = [other.name for other in LESSONS if other.name not in progress]
+    following = f"; next: {COMMAND} {left[0]}" if left else ""
+    print(f"Compare it with {lesson.source}. {len(LESSONS) - len(left)} of {len(LESSONS)} lessons are done"
+          f"{following}")
     return 0
 
 
 def crash(path, code, said):
-    """What to say when the learner's code has ended Python itself. said: stderr, with faulthandler's lines."""
+    """What to say when the learner's code has ended Python. said: stderr, with faulthandler's lines."""
     line = re.search(rf'File "{re.escape(str(path))}", line (\d+) in (\w+)', said)
     where = f"{path}, line {line[1]}, in {line[2]}" if line else str(path)
     if code < 0:
-        return (f"{where}: Python crashed here ({signal.Signals(-code).name}). Was an array read or written outside "
-                "of its memory, say by as_strided?")
+        return (f"{where}: Python crashed here ({signal.Signals(-code).name}). Was an array read or written "
+                "outside of its memory, say by as_strided?")
     return said or f"{where}: the code ended Python with exit code {code}, before the judge had finished."
 
 
@@ -131,7 +133,8 @@ def state(lesson, progress):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog=COMMAND, description="Exercises that mark themselves. Without a name: the list, and your progress.",
+        prog=COMMAND, description="Exercises that mark themselves. Without a name: the list, and your "
+                                  "progress.",
         epilog="The first call writes lessons/NAME.py in the current folder, and later ones judge it.")
     parser.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("--hint", type=int, choices=(1, 2, 3), help="print a hint: 1 is the vaguest")

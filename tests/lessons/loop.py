@@ -72,11 +72,12 @@ class WatchedFCNN(FCNN):
         never = (self.photos - shown).total()
         again = (shown - self.photos).total()
         if never or again:
-            raise Mistake(f"In epoch {len(self.orders) + 1}, {never} of {self.photos.total()} photos were not shown, "
-                          f"and {again} were shown once too often. Every epoch shows every photo once.")
+            raise Mistake(f"In epoch {len(self.orders) + 1}, {never} of {self.photos.total()} photos were "
+                          f"not shown, and {again} were shown once too often. Every epoch shows every photo "
+                          "once.")
         if self.shown in self.orders:
-            raise Mistake(f"Epoch {len(self.orders) + 1} shows the photos in the order of an earlier one. Draw a new "
-                          "order in each epoch.")
+            raise Mistake(f"Epoch {len(self.orders) + 1} shows the photos in the order of an earlier one. "
+                          "Draw a new order in each epoch.")
         self.orders.append(self.shown)
         self.shown = []
 
@@ -104,13 +105,14 @@ def watch_loop(theirs, seen, train_folder, test_folder):
     network = networks[-1]
     network.check_step()
     if network.shown:
-        raise Mistake("After an epoch the network was not tested: forward of all test photos at once, without "
-                      "training=True.")
+        raise Mistake("After an epoch the network was not tested: forward of all test photos at once, "
+                      "without training=True.")
     if len(network.orders) != EPOCHS:
-        raise Mistake(f"The loop trained for {len(network.orders)} epochs, each with a test after it, not for {EPOCHS}.")
+        raise Mistake(f"The loop trained for {len(network.orders)} epochs, each with a test after it, not "
+                      f"for {EPOCHS}.")
     pixels, labels = data[1]
     answers = network.forward(torch.from_numpy(pixels)).argmax(1)
     accuracy = (answers == torch.from_numpy(labels)).float().mean().item()
     if accuracy < ACCURACY:
-        raise Mistake(f"After the last epoch, {accuracy:.1%} of the test photos are classified correctly, where "
-                      f"Scene's loop reaches more than {ACCURACY:.0%}.")
+        raise Mistake(f"After the last epoch, {accuracy:.1%} of the test photos are classified correctly, "
+                      f"where Scene's loop reaches more than {ACCURACY:.0%}.")

@@ -93,7 +93,7 @@ def reduced(lesson, source, node):
     """A function or class without the bodies to write, and without the methods that only they need."""
     if isinstance(node, ast.FunctionDef):
         return emptied(source, node, node.name, until_loop=lesson.until_loop)
-    first = source.text(node.lineno, node.body[0].end_lineno)           # the class statement and its docstring
+    first = source.text(node.lineno, node.body[0].end_lineno)       # the class statement and the docstring
     if lesson.derived:
         module = source.module.rpartition(".")[2]
         first = first.replace(f"class {node.name}(Layer):", f"class {node.name}({module}.{node.name}):")

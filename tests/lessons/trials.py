@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 
 from scene.nn import winograd
 from scene.nn.activation import ReLU
-from scene.nn.conv import Conv2d
 from scene.nn.layer import Network
 from scene.nn.linear import Linear
 from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
-from scene.nn.pool import MaxPool2d
 from scene.nn.winograd import WinogradConv2d
 from tests import oracle
 from tests.lessons.loop import watch_loop
+from tests.lessons.report import words
 from tests.lessons.skeleton import ROOT
 from tests.lessons.watch import Mistake
 from tests.oracle import assert_close, nchw, nhwc, numbers
@@ -55,8 +54,8 @@ def keeps_the_contract(make, shape):
         layer.forward(x)
         kept = [name for name, value in vars(layer).items() if before.get(name) is not value]
         if kept:
-            raise Mistake(f"forward keeps self.{kept[0]} although training is False, when no backward will need "
-                          "it: keep it under `if training:`.")
+            raise Mistake(f"forward keeps self.{kept[0]} although training is False, when no backward will "
+                          "need it: keep it under `if training:`.")
         y = layer.forward(x, training=True)
         expect_float32("y", y, "x")
         expect_float32("dx", layer.backward(torch.ones_like(y)), "x")
@@ -65,12 +64,8 @@ def keeps_the_contract(make, shape):
 
 def expect_float32(what, array, given):
     if array.dtype != torch.float32:
-        raise Mistake(f"{what} is {words(array.dtype)} although {given} is float32. Give new arrays the dtype of {given}, as "
-                      f"{given}.new_zeros(…) and torch.zeros_like({given}) do.")
-
-
-def words(dtype):
-    return str(dtype).removeprefix("torch.")
+        raise Mistake(f"{what} is {words(array.dtype)} although {given} is float32. Give new arrays the "
+                      f"dtype of {given}, as {given}.new_zeros(…) and torch.zeros_like({given}) do.")
 
 
 def forward_and_backward(make, shape):
@@ -431,7 +426,7 @@ def gradient_check(theirs, seen, case):
         oracle.prepare(layer, seed)
         y = layer.forward(x, training=True)
         dy = numbers(y.shape, seed + 1)
-        layer.backward(dy)          # right gradients of an earlier call, which a check must not take for new ones
+        layer.backward(dy)          # right gradients of an earlier call, not to be taken for new ones
         layer.fault = subject
         found = theirs.wrong_gradients(layer, x, dy)
         if not isinstance(found, (list, tuple, set)) or sorted(found) != wanted:
@@ -495,8 +490,8 @@ TRIALS = {
         muon, race_steps("Muon", (1728, 384, 256, 10)), "a step of 766 000 parameters"),
     "winograd": Trial(
         st.tuples(st.sampled_from(winograd.TILES),
-                  st.lists(st.sampled_from(winograd.POINTS[1:]), min_size=1, max_size=5, unique=True), FEW_PIXELS,
-                  st.integers(1, 2), seeds),
+                  st.lists(st.sampled_from(winograd.POINTS[1:]), min_size=1, max_size=5, unique=True),
+                  FEW_PIXELS, st.integers(1, 2), seeds),
         try_winograd, race_winograd, "the matrices of four sizes"),
     "gradient_check": Trial(
         st.tuples(st.integers(3, 5), st.integers(1, 3), seeds), gradient_check, race_gradient_check,

@@ -11,6 +11,7 @@ import traceback
 import torch
 
 from scene.nn.layer import Layer
+from tests.lessons.report import last_place
 
 NOTHING = {"step", "run"}       # functions that return nothing
 OTHERS = {"polynomial", "cook_toom", "wrong_gradients"}         # and functions that return lists
@@ -106,8 +107,3 @@ class Watchdog(threading.Thread):
                 if place:
                     os._exit(self.tell(place, self.seconds))
                 self.end += self.seconds        # it is not the learner's code that takes so long
-
-
-def last_place(stack, path):
-    """The innermost line of this file in a stack of calls, or None."""
-    return next((place for place in reversed(stack) if place.filename == path), None)

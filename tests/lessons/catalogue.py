@@ -15,6 +15,7 @@ class Lesson(NamedTuple):
     reading: str            # a file and its heading
     hints: tuple            # from the vaguest to the clearest; none is a line of the solution
     needs: tuple = ()       # more names of the source that are imported for the learner
+    keeps: tuple = ("__init__",)       # the methods that are given
     derived: bool = False   # whether the class derives from Scene's, and replaces only what is to be written
     until_loop: bool = False    # whether the function is given up to its first loop
 
@@ -68,7 +69,8 @@ self.shortcut may be None.""",
         ("x takes two ways to y. Without a shortcut layer, the second way changes nothing.",
          "A sum hands the same dy to each of its terms. Each way then has a backward of its own.",
          "x reaches the loss on both ways, and the contributions of all ways add up. Add into a new array: "
-         "+= would write into an array that belongs to another layer.")),
+         "+= would write into an array that belongs to another layer."),
+        keeps=("__init__", "walk")),
     Lesson(
         "gradient_check", 3, "A gradient check", "tests/differences.py", ("slope", "wrong_gradients"),
         """\
@@ -113,7 +115,7 @@ the sides of the image without padding. self.output_size(h, w) is (H', W').""",
          "last.",
          "gather does the steps of patches backwards: reshape, then for each position add what came from "
          "there, then cut off the border. Windows overlap: that is why it adds."),
-        derived=True),
+        keeps=(), derived=True),
     Lesson(
         "max_pool", 4, "MaxPool", "scene/nn/pool.py", ("MaxPool2d.forward", "MaxPool2d.backward"),
         TRAINING + "\nWindows may overlap (stride < kernel) or leave pixels out (stride > kernel).",
@@ -150,8 +152,9 @@ decayed, come first. The optimizer may overwrite the gradients. params must chan
     Lesson(
         "winograd", 6, "Winograd F(2, 3)", "scene/nn/winograd.py", ("polynomial", "cook_toom"),
         """\
-The points are the first tile + 1 of POINTS, and ∞ comes last, so P = tile + 2. F(2, 3) is cook_toom(2).
-Return lists of numbers, not tensors. Your matrices are then put into Scene's WinogradConv2d.""",
+tile is the number of outputs: F(2, 3) is cook_toom(2). The points are the first tile + 1 of POINTS, and ∞
+comes last, so P = tile + 2. Return Bᵀ, G and A as lists of rows, not as tensors. Your matrices are then
+put into Scene's WinogradConv2d.""",
         'scene/nn/README.md, "Winograd: fewer multiplications"',
         ("polynomial: begin with the constant 1, and multiply by one (x - root) at a time. Multiplying by x "
          "moves every coefficient up one place.",

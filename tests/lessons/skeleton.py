@@ -102,7 +102,7 @@ def reduced(lesson, source, node):
         full_name = f"{node.name}.{getattr(method, 'name', '')}"
         if full_name in lesson.write:
             parts.append(emptied(source, method, full_name))
-        elif full_name.endswith(".__init__") and not lesson.derived:
+        elif getattr(method, "name", "") in lesson.keeps:
             parts.append(source.whole(method))
     return "\n\n".join(parts)
 

@@ -317,7 +317,8 @@ def try_winograd(theirs, seen, case):
     tile, roots, shape, outputs, seed = case
     wanted = torch.from_numpy(np.polynomial.polynomial.polyfromroots(roots) + 0.0)
     seen.note(roots=torch.tensor(roots, dtype=torch.float64))
-    assert_close("polynomial(roots)", as_array(theirs.polynomial(list(roots)), "polynomial"), wanted)
+    found = as_array(theirs.polynomial(list(roots)), f"polynomial({list(roots)})")
+    assert_close("polynomial(roots)", found, wanted)
 
     seen.clear()
     bt, g, a = matrices(theirs, tile)
@@ -333,11 +334,12 @@ def try_winograd(theirs, seen, case):
 
 
 def as_array(result, name):
+    """A list of numbers, or of rows of numbers, as an array."""
     try:
         return torch.tensor(result, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise Mistake(f"{name} must return numbers in lists, rows of equal length, but torch.tensor says: "
-                      f"{error}.") from None
+    except (TypeError, ValueError, RuntimeError):
+        text = f"{name} must be a list of numbers, or of rows of equal length, not {result}."
+    raise Mistake(text)
 
 
 def matrices(theirs, tile):
@@ -345,11 +347,13 @@ def matrices(theirs, tile):
     found = theirs.cook_toom(tile)
     if not isinstance(found, (tuple, list)) or len(found) != 3:
         raise Mistake("cook_toom must return three matrices: return Bᵀ, G, A.")
-    arrays = [as_array(matrix, "cook_toom") for matrix in found]
     p = tile + 2
-    for name, array, shape in zip(("Bᵀ", "G", "A"), arrays, [(p, p), (p, 3), (p, tile)], strict=True):
+    shapes = {"Bᵀ": (p, p), "G": (p, 3), "A": (p, tile)}
+    arrays = [as_array(matrix, f"{name} of cook_toom({tile})")
+              for name, matrix in zip(shapes, found, strict=True)]
+    for (name, shape), array in zip(shapes.items(), arrays, strict=True):
         if tuple(array.shape) != shape:
-            raise Mistake(f"cook_toom({tile}) returns {name} in the shape {tuple(array.shape)}, not {shape}.")
+            raise Mistake(f"{name} of cook_toom({tile}) has the shape {tuple(array.shape)}, not {shape}.")
     return arrays
 
 

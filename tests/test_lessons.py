@@ -136,6 +136,7 @@ WRONG = [       # lesson, a piece of Scene's source, what is planted in its plac
                                                                               "called"),
     ("training_loop", "pixels[batch], training=True", "pixels[batch]", "without network.forward(…, "
                                                                        "training=True)"),
+    ("training_loop", "pixels[batch], training", "pixels[batch] / 255, training", "pixels[…] of uint8"),
     ("training_loop", "range(10)", "range(1)", "The loop trained for 1 epochs"),
     ("training_loop", "network.forward(torch.from_numpy(test.pixels))", "torch.rand(len(test.labels), 2)",
      "the network was not tested"),
@@ -350,6 +351,13 @@ def test_an_unknown_lesson_is_named_with_those_there_are(name, said, folder):
 def test_a_file_called_lessons_is_in_the_way(folder):
     (folder / "lessons").touch()
     with pytest.raises(UserError, match="lessons is not a folder here. Run the command in another folder."):
+        command.run("relu", None)
+
+
+def test_without_hypothesis_a_sentence_says_what_to_install(folder, monkeypatch):
+    command.run("relu", None)
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"The lessons need Hypothesis. .* pip install -e '\.\[test\]'"):
         command.run("relu", None)
 
 

@@ -111,7 +111,7 @@ def listing(progress):
     """The lessons, evening by evening, with the learner's progress."""
     states = [state(lesson, progress) for lesson in LESSONS]
     done = sum(name.startswith("done") for name in states)
-    lines = [f"{done} of {len(LESSONS)} lessons are done, in {FOLDER.absolute()}", ""]
+    lines = [f"{done} of {len(LESSONS)} lessons are done, in {errors.printable(FOLDER.absolute())}", ""]
     for i, lesson in enumerate(LESSONS):
         new_evening = i == 0 or LESSONS[i - 1].evening != lesson.evening
         evening = f"evening {lesson.evening}" if new_evening else ""

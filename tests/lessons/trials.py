@@ -234,7 +234,7 @@ def race_steps(kind, sizes):
         optimizer = getattr(theirs, kind)(steps.network, decay=0.01)
 
         def step():
-            steps.network.grads.normal_()
+            steps.network.grads.fill_(0.01)         # a step may have overwritten them
             optimizer.step(0.01)
 
         return step
@@ -277,9 +277,8 @@ def momentum(theirs, seen, case):
     nesterov = nesterov and share > 0
 
     def torchs(steps, rate):
-        n = [slot.name for slot, _ in steps.slots() if slot.declared.decay]
-        groups = [{"params": [steps.theirs[name]], "weight_decay": decay if name in n else 0}
-                  for name in steps.theirs]
+        groups = [{"params": [steps.theirs[slot.name]], "weight_decay": decay if slot.declared.decay else 0}
+                  for slot, _ in steps.slots()]
         return [torch.optim.SGD(groups, lr=rate, momentum=share, nesterov=nesterov)]
 
     seen.clear(f"SGD(network, momentum={share}, decay={decay}, nesterov={nesterov})")
@@ -337,9 +336,9 @@ def as_array(result, name):
     """A list of numbers, or of rows of numbers, as an array."""
     try:
         return torch.tensor(result, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        text = f"{name} must be a list of numbers, or of rows of equal length, not {result}."
-    raise Mistake(text)
+    except (TypeError, ValueError, RuntimeError) as error:
+        wanted = "a list of numbers, or of rows of equal length"
+        raise Mistake(f"{name} must be {wanted}, not {result}.") from error
 
 
 def matrices(theirs, tile):

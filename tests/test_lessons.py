@@ -122,6 +122,7 @@ WRONG = [       # lesson, a piece of Scene's source, what is planted in its plac
     ("cross_entropy", "z - z.logsumexp(1, keepdim=True)", "softmax(z).log()", "L is wrong"),
     ("residual", "else dx + ds", "else dx", "dx is wrong"),
     ("residual", "return y + s", "y += s\n        return y", "dx is wrong"),
+    ("residual", "self.body.forward(x, training)", "self.body.forward(x, True)", "the ReLU inside keeps y"),
     ("gradient_check", "(2 * h)", "h", "slope of the sum of squares is wrong"),
     ("gradient_check", "        numbers[i] = number\n", "", "slope has overwritten x"),
     ("gradient_check", '.fill_(float("nan"))', "", "a db that backward does not write"),
@@ -253,7 +254,7 @@ RETURN = "return dy * (self.y != 0)"
     (RETURN, "return dy.float()", "dx is float32, but the arrays that it is computed from are float64"),
     (RETURN, "dy *= self.y != 0; return dy", "ReLU.backward has overwritten dy, which it received"),
     ("return x.clip(0)", "return x.clip_(0)", "ReLU.forward has overwritten x, which it received"),
-    ("if training:", "if True:", "forward keeps self.y although training is False"),
+    ("if training:", "if True:", "In evaluation self keeps y, when no backward will need it"),
     ("return x.clip(0)", "return x.clip(0).double()", "y is float64 although x is float32"),
     (RETURN, "return mask * dy",
      r"^lessons/relu.py, line 13, in backward: NameError: name 'mask' is not defined\n    return mask \* "

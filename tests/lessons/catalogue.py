@@ -90,7 +90,7 @@ parameters. For "w", the array is layer.w and its gradient layer.dw: getattr(lay
 Everything up to the loop is there. Write the loop: ten epochs, each of which shows every photo once, in a
 new random order (from `randomness`) and in `batches` batches. A step is plain gradient descent with a
 learning rate of 0.05. After each epoch, test: compute the scores of all test photos at once, without
-training, and print the share of them that is classified correctly.""",
+training, and print the share of them that is classified correctly. What you print is shown, not judged.""",
         'scene/README.md, "Training in twenty lines"; then close it',
         ("Two loops, one inside the other: over epochs, and over batches. torch.randperm makes a random "
          "order, and tensor_split cuts it into pieces.",

@@ -50,12 +50,14 @@ def keeps_the_contract(make, shape):
     def last(theirs, seen):
         layer = oracle.prepare(make(theirs), dtype=torch.float32)
         x = numbers(shape, dtype=torch.float32)
-        before = dict(vars(layer))
+        before = [(inner, dict(vars(inner))) for _, inner in layer.walk()] + [(layer, dict(vars(layer)))]
         layer.forward(x)
-        kept = [name for name, value in vars(layer).items() if before.get(name) is not value]
-        if kept:
-            raise Mistake(f"forward keeps self.{kept[0]} although training is False, when no backward will "
-                          "need it: keep it under `if training:`.")
+        for inner, attributes in before:
+            kept = [name for name, value in vars(inner).items() if attributes.get(name) is not value]
+            if kept:
+                owner = "self" if inner is layer else f"the {type(inner).__name__} inside"
+                raise Mistake(f"In evaluation {owner} keeps {kept[0]}, when no backward will need it: let it "
+                              "depend on `training`.")
         y = layer.forward(x, training=True)
         expect_float32("y", y, "x")
         expect_float32("dx", layer.backward(torch.ones_like(y)), "x")

@@ -270,6 +270,7 @@ RETURN = "return dy * (self.y != 0)"
                                                             "lesson"),
     ("import torch\n", "import torch, nothing\n", "line 1, in <module>: ModuleNotFoundError"),
     (RELU, "from scene.nn.activation import ReLU\n", "relu.py has no ReLU.forward of its own"),
+    ("class ReLU(Layer):", "ReLU = 3\nclass Other(Layer):", "relu.py has no ReLU.forward of its own"),
     ("ReLU(Layer)", "ReLU", r"ReLU does not derive from Layer. Restore the line `class ReLU\(Layer\):`"),
     ("(self, dy)", "(self, gradient)", r"takes \(self, gradient\), but Scene calls it as \(self, dy\)"),
     (RETURN, 'raise NotImplementedError("ReLU.backward is not written yet")',
@@ -279,6 +280,16 @@ RETURN = "return dy * (self.y != 0)"
 def test_each_mishap_is_a_sentence_with_the_learners_line(piece, planted, said, tmp_path):
     done, text = verdict(tmp_path, "relu", RELU.replace(piece, planted), count=10)
     assert not done and re.search(said, text), text
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.replace("    def backward", "    @torch.inference_mode()\n    def backward"),
+], ids=["a byte order mark", "lines of Windows", "a decorator"])
+def test_other_ways_to_write_the_same_are_right(change, tmp_path):
+    done, said = verdict(tmp_path, "relu", change(RELU), count=5)
+    assert done, said
 
 
 def test_code_that_fails_at_random_fails(tmp_path):

@@ -185,7 +185,7 @@ def race(lesson, path, trial, watchdog):
         while time.monotonic() < end:
             for side, record in zip(sides, times, strict=True):
                 record.append(timed(side))
-    ours, theirs = map(min, times)                          # others may disturb, nobody can help
+    ours, theirs = map(min, times)              # the fastest call is the one that was disturbed least
     beside = f"{duration(ours)} beside {duration(theirs)}, {trial.raced}"
     return f"Speed: {ours / theirs:.2g} times as long as Scene's ({beside})."
 

@@ -8,7 +8,7 @@ import builtins
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-INTRODUCTION = '''"""{title}: a lesson of Scene's.
+INTRODUCTION = '''"""Lesson: {title}.
 
 Write the {body} of {write}. Then run
 

@@ -70,7 +70,7 @@ def mentioned(node):
 def find(path, module, name):
     """The function that the learner has written: "ReLU.forward" or "softmax"."""
     place, key = holder(module, name)
-    found = vars(place).get(key) if place else None
+    found = inspect.unwrap(getattr(place, "__dict__", {}).get(key))
     code = getattr(found, "__code__", None)
     if code is None or code.co_filename != path:
         raise NotYet(f"{path} has no {name} of its own. To see the skeleton again, rename your file and run "
@@ -108,6 +108,6 @@ def unwritten(lesson, module):
     """The functions whose body still is the skeleton's error."""
     def waits(name):
         place, key = holder(module, name)
-        return f"{name} is not written yet" in vars(place)[key].__code__.co_consts
+        return f"{name} is not written yet" in inspect.unwrap(vars(place)[key]).__code__.co_consts
 
     return [name for name in lesson.write if waits(name)]

@@ -395,7 +395,7 @@ def test_a_right_file_is_judged_timed_and_recorded(folder):
     assert following == ("Compare it with scene/nn/activation.py. 1 of 12 lessons are done; next: "
                          "python -m tests.lessons linear")
     assert list(json.loads((folder / "lessons/progress.json").read_text())) == ["relu"]
-    assert path.read_text() == RELU
+    assert path.read_text() == RELU and list(folder.iterdir()) == [path.parent]
 
 
 # Code that does not come back
@@ -417,13 +417,7 @@ def judged(folder, text):
     return code, *((folder / name).read_text().replace(f"{folder}/", "") for name in ("out", "err"))
 
 
-@pytest.fixture
-def memory_without_limit(monkeypatch):
-    """pytest itself may have taken more than a lesson may."""
-    monkeypatch.setattr(judge, "limit_memory", lambda: None)
-
-
-def test_a_loop_without_end_is_stopped_and_its_line_named(tmp_path, monkeypatch, memory_without_limit):
+def test_a_loop_without_end_is_stopped_and_its_line_named(tmp_path, monkeypatch):
     monkeypatch.setitem(trials.TRIALS, "relu", trials.TRIALS["relu"]._replace(seconds=0.3))
     endless = RELU.replace(RETURN, "while True: time.sleep(0.01)")
     code, said, _ = judged(tmp_path, "import time; " + endless)
@@ -432,7 +426,7 @@ def test_a_loop_without_end_is_stopped_and_its_line_named(tmp_path, monkeypatch,
                            "x (1, 1, 1, 1), dy (1, 1, 1, 1). Is there a loop that does not end?\n    while")
 
 
-def test_a_right_file_that_is_too_slow_to_time_is_done(tmp_path, monkeypatch, memory_without_limit):
+def test_a_right_file_that_is_too_slow_to_time_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "RACE_LIMIT", 0.3)
     slow = RELU.replace(RETURN, f"time.sleep(60 * (len(dy) > 4)); {RETURN}")
     code, said, _ = judged(tmp_path, "import time; " + slow)
@@ -444,7 +438,7 @@ def test_a_right_file_that_is_too_slow_to_time_is_done(tmp_path, monkeypatch, me
     ("import ctypes; ctypes.string_at(0)", "relu.py, line 13, in backward: Python crashed here (SIGSEGV)."),
     ("import os; os._exit(0)", "relu.py: the code ended Python with exit code 0, before the judge"),
 ])
-def test_code_that_ends_python_is_named(line, said, tmp_path, memory_without_limit):
+def test_code_that_ends_python_is_named(line, said, tmp_path):
     code, out, err = judged(tmp_path, RELU.replace(RETURN, line))
     assert out == "" and command.crash(Path("relu.py"), code, err).startswith(said)
 

@@ -68,7 +68,8 @@ def submit(lesson, path):
         raise UserError("The lessons need Hypothesis. Install it as the tests need it: pip install -e "
                         "'.[test]'")
     contents = path.read_bytes()
-    environment = os.environ | {"PYTHONPATH": str(skeleton.ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"PYTHONPATH": str(skeleton.ROOT), "PYTHONIOENCODING": "utf-8",
+                                "HYPOTHESIS_STORAGE_DIRECTORY": str(FOLDER / ".hypothesis")}
     command = [sys.executable, "-P", "-m", "tests.lessons.judge", lesson.name, str(path)]
     judged = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = judged.stderr.decode(errors="replace").strip()

@@ -9,6 +9,7 @@ import io
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -61,7 +62,8 @@ def limit_memory():
     with suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
 
 
 def judge(lesson, path, trial, seen, watchdog):

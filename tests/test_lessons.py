@@ -292,6 +292,14 @@ def test_other_ways_to_write_the_same_are_right(change, tmp_path):
     assert done, said
 
 
+def test_slow_code_is_tried_on_fewer_cases(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "BUDGET", 0)
+    done, said = verdict(tmp_path, "relu", RELU)
+    assert done and said.endswith(" agree with the reference (more would have taken longer than 0 s).")
+    done, said = verdict(tmp_path, "relu", RELU.replace(RETURN, "return 2 * dy"))
+    assert not done and said.startswith("Wrong: dx is wrong")
+
+
 def test_code_that_fails_at_random_fails(tmp_path):
     done, text = verdict(tmp_path, "relu", RELU.replace(RETURN, "return dy * torch.rand(())"))
     assert not done and "dx is wrong" in text

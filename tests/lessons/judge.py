@@ -81,6 +81,8 @@ def judge(lesson, path, trial, seen, watchdog):
     search = Search(lesson, path, theirs, trial, seen, watchdog)
     cases = search.run()
     times = f" in {cases} cases" if cases > 1 else ""
+    if search.stopped:
+        times += f" (more would have taken longer than {BUDGET} s)"
     if missing:
         written = lesson.write[:lesson.write.index(missing[0])]
         are = "is" if len(written) == 1 else "are"
@@ -102,6 +104,7 @@ class Search:
         self.seen, self.watchdog = seen, watchdog
         self.missing = {f"{name} is not written yet" for name in lesson.write}
         self.cases = set()
+        self.stopped = False        # before all cases were tried
         self.printed = ""           # by the learner's code, in the last case
         self.worst = None           # (how many numbers it shows, the report) of the smallest failure so far
 
@@ -114,7 +117,8 @@ class Search:
                   suppress_health_check=list(HealthCheck))
         @given(self.trial.cases)
         def every_case(case):
-            if time.monotonic() > end:
+            if self.cases and time.monotonic() > end:
+                self.stopped = True
                 raise OutOfTime
             self.cases.add(repr(case))
             self.attempt(self.trial.run, case)

@@ -452,7 +452,7 @@ def test_code_that_ends_python_is_named(line, said, tmp_path):
 
 
 def test_memory_without_end_is_an_error_at_its_line(tmp_path):
-    code, said, _ = judged(tmp_path, RELU.replace(RETURN, f"x = torch.empty({judge.MEMORY} // 4)"))
+    code, said, _ = judged(tmp_path, RELU.replace(RETURN, f"x = torch.empty({judge.MEMORY} // 2)"))
     assert code == NOT_YET and said.startswith("relu.py, line 13, in backward: MemoryError: this line takes")
 
 

@@ -7,22 +7,20 @@ Scene's own.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from scene.nn import winograd
 from scene.nn.activation import ReLU
-from scene.nn.layer import Network
-from scene.nn.linear import Linear
-from scene.nn.norm import BatchNorm
 from scene.nn.normalize import Normalize
-from scene.nn.winograd import WinogradConv2d
 from tests import oracle
 from tests.lessons.loop import watch_loop
+from tests.lessons.matrices import race_winograd, try_winograd
+from tests.lessons.optimizers import momentum, muon, race_steps
 from tests.lessons.report import words
 from tests.lessons.skeleton import ROOT
+from tests.lessons.slopes import gradient_check, race_gradient_check
 from tests.lessons.watch import Mistake
 from tests.oracle import assert_close, nchw, nhwc, numbers
 from tests.strategies import images, seeds, sizes
@@ -196,252 +194,6 @@ def race_cross_entropy(theirs):
         loss.backward()
 
     return step
-
-
-# Optimizers
-
-
-class Steps:
-    """A network, and gradients that are drawn for each step, for an optimizer and for torch's."""
-
-    def __init__(self, layers, seed):
-        self.generator = torch.Generator().manual_seed(seed)
-        self.network = Network(*layers).start(self.generator, dtype=torch.float64)
-        self.theirs = {slot.name: array.clone().requires_grad_() for slot, array in self.slots()}
-
-    def slots(self):
-        arrays = self.network.arrays()
-        return [(slot, arrays[slot.name]) for slot in self.network.parameter_slots]
-
-    def draw(self):
-        """New gradients, for both."""
-        self.network.grads.normal_(generator=self.generator)
-        for slot, _ in self.slots():
-            self.theirs[slot.name].grad = getattr(slot.layer, "d" + slot.attribute).clone()
-
-    def take(self, optimizers):
-        """torch's step: the vector of parameters that it leads to, in our order."""
-        for optimizer in optimizers:
-            optimizer.step()
-        return self.vector()
-
-    def vector(self):
-        return torch.cat([self.theirs[slot.name].detach().flatten() for slot, _ in self.slots()])
-
-
-def race_steps(kind, sizes):
-    """A race: one step of an optimizer on the parameters of an FCNN of these sizes."""
-    def race(theirs):
-        steps = Steps(map(Linear, sizes, sizes[1:]), 0)
-        optimizer = getattr(theirs, kind)(steps.network, decay=0.01)
-
-        def step():
-            steps.network.grads.fill_(0.01)         # a step may have overwritten them
-            optimizer.step(0.01)
-
-        return step
-    return race
-
-
-def try_optimizer(seen, make_ours, make_theirs, layers, case, lengths=False, **tolerance):
-    """Two trials on the same gradients: `direction` with parameters at rest, then `step`.
-
-    With lengths, weights of hidden layers are scaled back to their length √(2 O) after torch's step.
-    """
-    count, seed, rate = case
-    steps = Steps(layers(), seed)
-    ours, torchs = make_ours(steps.network), make_theirs(steps, rate)
-    rest = steps.network.params.clone()
-    for _ in range(count):
-        steps.draw()
-        seen.note(params=rest, grads=steps.network.grads, velocity=ours.velocity)
-        for slot, array in steps.slots():
-            steps.theirs[slot.name].data.copy_(array)
-        wanted = (rest - steps.take(torchs)) / rate
-        assert_close("direction()", ours.direction(), wanted, **tolerance)
-
-    steps = Steps(layers(), seed)
-    ours, torchs = make_ours(steps.network), make_theirs(steps, rate)
-    for _ in range(count):
-        steps.draw()
-        seen.note(params=steps.network.params, grads=steps.network.grads, velocity=ours.velocity)
-        steps.take(torchs)
-        if lengths:
-            for slot in ours.hidden:
-                w = steps.theirs[slot.name].data
-                w *= (2 * len(w)) ** 0.5 / w.norm()
-        ours.step(rate)
-        assert_close("params after the step", steps.network.params, steps.vector(), **tolerance)
-
-
-def momentum(theirs, seen, case):
-    count, share, nesterov, decay, inputs, seed = case
-    nesterov = nesterov and share > 0
-
-    def torchs(steps, rate):
-        groups = [{"params": [steps.theirs[slot.name]], "weight_decay": decay if slot.declared.decay else 0}
-                  for slot, _ in steps.slots()]
-        return [torch.optim.SGD(groups, lr=rate, momentum=share, nesterov=nesterov)]
-
-    seen.clear(f"SGD(network, momentum={share}, decay={decay}, nesterov={nesterov})")
-    try_optimizer(seen, lambda network: theirs.SGD(network, share, decay, nesterov), torchs,
-                  lambda: [Linear(inputs, 1)], (count, seed, 0.5))
-
-
-def muon(theirs, seen, case):
-    count, rows, columns, share, decay, norm_rate, seed = case
-    g = numbers((rows, columns), seed) * 10 ** norm_rate
-    u, s, vt = torch.linalg.svd(g, full_matrices=False)
-    s = s / s.norm()
-    for _ in range(3):
-        s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
-    assert_close("orthogonal(g)", theirs.orthogonal(g), u @ s.diag() @ vt, atol=1e-4, rtol=0)
-
-    def torchs(steps, rate):
-        hidden = steps.theirs["0.w"]
-        last = steps.theirs["1.w"]
-        others = [array for name, array in steps.theirs.items() if name.endswith("b")]
-        groups = [{"params": [last], "weight_decay": decay}, {"params": others, "lr": rate * norm_rate}]
-        return [torch.optim.Muon([hidden], lr=rate, momentum=share, weight_decay=0, ns_steps=3),
-                torch.optim.SGD(groups, lr=rate, momentum=share, nesterov=share > 0)]
-
-    seen.clear(f"Muon(network, momentum={share}, decay={decay}, norm_rate={norm_rate})")
-    try_optimizer(seen, lambda network: theirs.Muon(network, share, decay, norm_rate), torchs,
-                  lambda: [Linear(columns, rows), Linear(rows, 2)], (count, seed, 0.5), lengths=True,
-                  atol=0.04, rtol=0)            # torch computes it in bfloat16
-
-
-# Winograd
-
-
-def try_winograd(theirs, seen, case):
-    tile, roots, shape, outputs, seed = case
-    wanted = torch.from_numpy(np.polynomial.polynomial.polyfromroots(roots) + 0.0)
-    seen.note(roots=torch.tensor(roots, dtype=torch.float64))
-    found = as_array(theirs.polynomial(list(roots)), f"polynomial({list(roots)})")
-    assert_close("polynomial(roots)", found, wanted)
-
-    seen.clear()
-    bt, g, a = matrices(theirs, tile)
-    d, kernel = numbers((tile + 2,), seed), numbers((3,), seed + 1)
-    seen.note(**{"Bᵀ": bt, "G": g, "A": a, "g, the kernel": kernel, "d, the inputs": d})
-    direct = (d.unfold(0, 3, 1) * kernel).sum(1)
-    assert_close(f"Aᵀ [(G g) ⊙ (Bᵀ d)] of F({tile}, 3)", a.T @ ((g @ kernel) * (bt @ d)), direct)
-
-    with in_their_place(theirs, tile):
-        seen.note(**{"x of WinogradConv2d": numbers(shape, seed)})
-        layer = WinogradConv2d(shape[-1], outputs, bias=False)
-        oracle.check(layer, oracle.torch_conv(padding=1), shape, seed)
-
-
-def as_array(result, name):
-    """A list of numbers, or of rows of numbers, as an array."""
-    try:
-        return torch.tensor(result, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        wanted = "a list of numbers, or of rows of equal length"
-        raise Mistake(f"{name} must be {wanted}, not {result}.") from error
-
-
-def matrices(theirs, tile):
-    """The learner's three matrices, of the right shapes."""
-    found = theirs.cook_toom(tile)
-    if not isinstance(found, (tuple, list)) or len(found) != 3:
-        raise Mistake("cook_toom must return three matrices: return Bᵀ, G, A.")
-    p = tile + 2
-    shapes = {"Bᵀ": (p, p), "G": (p, 3), "A": (p, tile)}
-    arrays = [as_array(matrix, f"{name} of cook_toom({tile})")
-              for name, matrix in zip(shapes, found, strict=True)]
-    for (name, shape), array in zip(shapes.items(), arrays, strict=True):
-        if tuple(array.shape) != shape:
-            raise Mistake(f"{name} of cook_toom({tile}) has the shape {tuple(array.shape)}, not {shape}.")
-    return arrays
-
-
-class in_their_place:                               # noqa: N801
-    """Puts the learner's matrices into Scene's WinogradConv2d, with tiles of this size, for a while."""
-
-    def __init__(self, theirs, tile):
-        self.changes = {"cook_toom": theirs.cook_toom, "MATRICES": {}, "best_tile": lambda *_: tile}
-
-    def __enter__(self):
-        self.before = {name: getattr(winograd, name) for name in self.changes}
-        for name, value in self.changes.items():
-            setattr(winograd, name, value)
-
-    def __exit__(self, *_):
-        for name, value in self.before.items():
-            setattr(winograd, name, value)
-
-
-def race_winograd(theirs):
-    return lambda: [theirs.cook_toom(tile) for tile in winograd.TILES]
-
-
-# The gradient check
-
-
-class Planted(Linear):
-    """Linear with one wrong gradient, once it has a fault."""
-
-    fault = None
-
-    def backward(self, dy):
-        db = self.db.clone()
-        dx = super().backward(dy)
-        if self.fault == TWICE:
-            self.dw.mul_(2)
-        if self.fault == UNWRITTEN:
-            self.db.copy_(db)
-        return -dx if self.fault == SIGN else dx
-
-
-SIGN = "Linear with a dx of the wrong sign"
-TWICE = "Linear with a dw of twice the size"
-UNWRITTEN = "Linear with a db that backward does not write"
-
-
-class WithoutVariance(BatchNorm):
-    """Forgets that the variance depends on x."""
-
-    def backward(self, dy):
-        super().backward(dy)
-        return self.w / self.std * (dy - dy.mean(0))
-
-
-def subjects(columns):
-    """Layers to check: (layer, its name, the names of its wrong gradients)."""
-    yield ReLU(), "Scene's ReLU, which is right,", []
-    yield Linear(columns, 2), "Scene's Linear, which is right,", []
-    yield BatchNorm(columns), "Scene's BatchNorm, which is right,", []
-    yield Planted(columns, 2), SIGN, ["dx"]
-    yield Planted(columns, 2), TWICE, ["dw"]
-    yield Planted(columns, 2), UNWRITTEN, ["db"]
-    yield WithoutVariance(columns), "a BatchNorm without the path through the variance", ["dx"]
-
-
-def gradient_check(theirs, seen, case):
-    n, columns, seed = case
-    x = numbers((n, columns), seed)
-    x += x.sign() / 100                                     # away from ReLU's kink
-    square = theirs.slope(lambda x: (x * x).sum(), x.clone())
-    seen.note(x=x)
-    assert_close("slope of the sum of squares", square, 2 * x, atol=1e-5, rtol=1e-5)
-    for layer, subject, wanted in subjects(columns):
-        oracle.prepare(layer, seed)
-        y = layer.forward(x, training=True)
-        dy = numbers(y.shape, seed + 1)
-        layer.backward(dy)          # right gradients of an earlier call, not to be taken for new ones
-        layer.fault = subject
-        found = theirs.wrong_gradients(layer, x, dy)
-        if not isinstance(found, (list, tuple, set)) or sorted(found) != wanted:
-            raise Mistake(f"wrong_gradients of {subject} must return {wanted}, and returned {found}.")
-
-
-def race_gradient_check(theirs):
-    layer = oracle.prepare(Linear(8, 8))
-    x, dy = numbers((8, 8)), numbers((8, 8), 1)
-    return lambda: theirs.wrong_gradients(layer, x, dy)
 
 
 # The loop

@@ -1,4 +1,4 @@
-"""The trials of the lessons "momentum" and "muon": the learner's optimizer and torch's on the same gradients."""
+"""The trials of "momentum" and "muon": the learner's optimizer beside torch's, on the same gradients."""
 
 import torch
 

@@ -3,7 +3,7 @@
 A chunk is its size in hex, perhaps extensions after a semicolon, CRLF, as many bytes, CRLF. The last one has
 size 0. Then come trailers, lines like those of a header, and an empty line.   Source: RFC 9112, 7.1.
 
-Next: show/markup.py
+Next: browsers.py
 """
 
 import re

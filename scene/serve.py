@@ -1,12 +1,12 @@
-"""The endpoint on this machine, without AWS.
+"""The endpoint on this machine, without AWS, and a page to try it.
 
     python -m scene.serve
 
 It serves the pretrained models, or those that --model names, and answers as the endpoint in AWS Lambda does:
-both use answer/endpoint.py. GET /openapi.json describes the interface. Each connection has a thread that
-receives, and one thread does all the work. So only one photo is decoded at a time, and memory stays below a
-known limit whatever clients send. A client that sends slowly, or less than it announced, blocks only its own
-thread, and not for long.
+both use answer/endpoint.py. The page is at /, GET /openapi.json describes the interface, and GET /health says
+that all is well. Each connection has a thread that receives, and one thread does all the work. So only one
+photo is decoded at a time, and memory stays below a known limit whatever clients send. A client that sends
+slowly, or less than it announced, blocks only its own thread, and not for long.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl
 
-from scene import errors, processes  # processes first: it sets the number of BLAS threads
+from scene import browsers, errors, processes  # processes first: it sets the number of BLAS threads
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import PRETRAINED, Classifier
-from scene.answer.endpoint import MAX_REQUEST, Refusal
+from scene.answer.endpoint import FOR_OTHERS, FOR_OURSELVES, Refusal
 from scene.chunked import Malformed, TooLarge, read_chunked
 from scene.errors import UserError, listed, printable
 from scene.models import DEFAULT_MODE
+from scene.show import page
 
 PATH = openapi.PATH
-DOCUMENT = "/openapi.json"
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
-ROOM = 18_000_000               # bytes of all requests at a time: three of the largest
+ROOM = 3                        # requests of the largest size in memory at a time, or more smaller ones
 HEADER_SECONDS = 5              # for a request's header, including the pause before it
 KEPT_SECONDS = 4                # clients are told that they may pause so long: less, so that none is cut off
 BODY_SECONDS = 10               # for its body
 GOODBYE_SECONDS = 2             # for reading on after a refusal
+STOP_SECONDS = 9                # for the requests in progress when a signal stops the server
 
-HEADERS = {"method_not_allowed": ("Allow", "POST"), "too_busy": ("Retry-After", "1")}
 TOO_BUSY = "There are too many requests at once: try again in a second."
 
 
@@ -82,33 +82,87 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self):
         self.incoming.wait(HEADER_SECONDS)
-        super().handle_one_request()
+        self.busy = False
+        self.headers = {}           # until they are read
+        try:
+            super().handle_one_request()
+        finally:
+            if self.busy:
+                self.server.count(-1)
+
+    def parse_request(self):
+        self.busy = True
+        self.server.count(1)
+        return super().parse_request()
 
     def do_GET(self):
-        if self.target()[0] != DOCUMENT:
-            self.send_error(501)
-            return
         try:
+            self.admit()
+            document = self.server.documents.get(self.target()[0])
+            if not document:
+                raise self.no_such()
             if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
                 raise Refusal("bad_request", "A GET has no body: leave it out.")
-            self.send(200, openapi.document("/", endpoint.STATUS))
+            self.send(200, document.data, document.headers)
+        except Refusal as refusal:
+            self.refuse(refusal)
+
+    do_HEAD = do_GET
+
+    def do_OPTIONS(self):
+        """Tells a browser that a page of the origin of --cors may send requests to the endpoint."""
+        try:
+            self.admit()
+            if not self.may_be_read() or self.target()[0] != PATH:
+                raise self.no_such()
+            self.send(204, b"", {"Access-Control-Allow-Methods": "POST",
+                                 "Access-Control-Allow-Headers": "Content-Type",
+                                 "Access-Control-Max-Age": "600"})
         except Refusal as refusal:
             self.refuse(refusal)
 
     def do_POST(self):
         try:
+            self.admit()
             path, query = self.target()
             if path != PATH:
-                raise Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
+                raise self.no_such()
             length = self.length()
             kind = self.headers.get("Content-Type", "")
             mode = dict(parse_qsl(query)).get("mode", "")
-            with self.server.room_for(MAX_REQUEST if length is None else length):
+            with self.server.room_for(length):
                 body = endpoint.received(self.body(length), kind, mode)
                 answered = self.server.answer(body, str(uuid.uuid4()))
             self.reply(*answered)
         except Refusal as refusal:
             self.refuse(refusal)
+
+    def admit(self) -> None:
+        """Refuses what a browser sends for a page that must not. Raises Refusal."""
+        host = self.headers.get("Host")
+        if host is not None and not browsers.is_ours(host, self.server.listening):
+            raise Refusal("wrong_host", "The Host header names another machine: use localhost, or start "
+                          "scene.serve with --host and that name.")
+        origin = self.headers.get("Origin")
+        if origin is not None and self.target()[0] != PATH and not self.may_be_read() \
+                and not browsers.is_own_page(origin, host or ""):
+            raise Refusal("wrong_origin", "Pages of other sites may not ask for this: open the server's own "
+                          "page.")
+
+    def may_be_read(self) -> bool:
+        """Whether the request comes from a page of the origin of --cors, which may read the answer."""
+        return self.server.cors is not None and self.headers.get("Origin") == self.server.cors
+
+    def methods(self) -> str:
+        """The methods that the request's address can be asked with, or "" if there is nothing at it."""
+        path = self.target()[0]
+        return "GET, HEAD" if path in self.server.documents else "POST" if path == PATH else ""
+
+    def no_such(self) -> Refusal:
+        """The refusal of a request for which there is no answer at its address."""
+        if methods := self.methods():
+            return Refusal("method_not_allowed", f"This method is not supported: send a {methods[:4].strip(',')}.")
+        return Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
 
     def target(self) -> tuple[str, str]:
         """(path, query) of the request's address, which may be a whole URL, as proxies send it."""
@@ -131,17 +185,18 @@ class Handler(BaseHTTPRequestHandler):
         length = lengths.pop()
         if lengths or not (length.isascii() and length.isdigit()):
             raise Refusal("bad_request", "The Content-Length must be one whole number.")
-        if len(length) > 9 or int(length) > MAX_REQUEST:
-            raise endpoint.request_too_large()
+        if len(length) > 9 or int(length) > self.server.terms.max_request:
+            raise endpoint.request_too_large(self.server.terms)
         return int(length)
 
     def body(self, length: int | None) -> bytes:
         """The body. Raises Refusal."""
         self.incoming.wait(BODY_SECONDS)
         try:
-            body = read_chunked(self.rfile, MAX_REQUEST) if length is None else self.rfile.read(length)
+            body = self.rfile.read(length) if length is not None else \
+                read_chunked(self.rfile, self.server.terms.max_request)
         except TooLarge as error:
-            raise endpoint.request_too_large() from error
+            raise endpoint.request_too_large(self.server.terms) from error
         except Malformed as error:
             raise Refusal("bad_request", "The chunks of the body are malformed, cut off or too many: send "
                                          "all of it, in larger chunks.") from error
@@ -153,12 +208,10 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def send_error(self, status, message=None, explain=None):
-        """Called by the standard library when it refuses a request: any but a POST, or a malformed one."""
+        """Called by the standard library when it refuses a request: an unknown method, or a malformed one."""
         self.request_version = self.protocol_version        # even if the request named none
-        if status == 501 and self.target()[0] == PATH:
-            refusal = Refusal("method_not_allowed", "This method is not supported: send a POST.")
-        elif status == 501:
-            refusal = Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
+        if status == 501:
+            refusal = self.no_such()
         elif status == 414:
             refusal = Refusal("address_too_long", f"The address is too long: send a POST to {PATH}.")
         elif status == 431:
@@ -179,20 +232,33 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, answer: dict, entry: dict) -> None:
         """Sends an answer and logs its entry."""
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        if entry["code"] == "method_not_allowed":
+            headers["Allow"] = self.methods()
+        elif entry["code"] == "too_busy":
+            headers["Retry-After"] = "1"
+        if entry["code"] is None:
+            headers["Server-Timing"] = ", ".join(f"{part};dur={value}"
+                                                 for part, value in entry["milliseconds"].items())
         try:
-            self.send(status, answer, HEADERS.get(entry["code"]))
+            self.send(status, json.dumps(answer).encode(), headers)
         finally:
             endpoint.log(entry)         # last: a broken log must not prevent the answer
 
-    def send(self, status: int, content: dict, header: tuple[str, str] | None = None) -> None:
-        """Sends JSON, with one more header."""
-        data = json.dumps(content).encode()
+    def send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        """Sends a response."""
         self.connection.settimeout(HEADER_SECONDS)
+        self.close_connection = self.close_connection or self.server.stopping
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if header:
-            self.send_header(*header)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if self.server.cors is not None:
+            self.send_header("Vary", "Origin")
+        if self.may_be_read():
+            self.send_header("Access-Control-Allow-Origin", self.server.cors)
+        if status != 204:
+            self.send_header("Content-Length", str(len(data)))
         if self.close_connection:
             self.send_header("Connection", "close")
         else:
@@ -216,15 +282,25 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], models: dict[str, Classifier]):
-        self.models = models
-        self.worker = ThreadPoolExecutor(1)
-        self.room = ROOM
-        self.lock = threading.Lock()
+    def __init__(self, address: tuple[str, int], models: dict[str, Classifier], cors: str | None = None):
+        """models: at least one, by mode. cors: the origin whose pages may read the answers."""
         host, port = address
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        families = [family for family, *_ in found]
-        self.address_family = min(families, key=lambda family: family != socket.AF_INET)    # IPv4 if both
+        found.sort(key=lambda each: each[0] != socket.AF_INET)      # IPv4 if there are both
+        self.address_family = found[0][0]
+        self.listening = host
+        self.cors = cors
+        self.models = models
+        ours = browsers.is_loopback(found[0][4][0])                 # nobody else can reach it
+        mode = DEFAULT_MODE if DEFAULT_MODE in models else next(iter(models))
+        self.terms = (FOR_OURSELVES if ours else FOR_OTHERS)._replace(mode=mode)
+        self.documents = page.documents(models, self.terms)
+        self.worker = ThreadPoolExecutor(1)
+        self.room = int(ROOM * self.terms.max_request)
+        self.lock = threading.Lock()
+        self.in_progress = 0
+        self.all_done = threading.Condition()
+        self.stopping = False
         super().__init__(address, Handler)
 
     def find_model(self, mode: str) -> Classifier:
@@ -235,11 +311,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def answer(self, body: bytes | endpoint.Photo, request_id: str) -> tuple[int, dict, dict]:
         """Calls endpoint.answer, for one request at a time."""
-        return self.worker.submit(endpoint.answer, body, request_id, self.find_model).result()
+        return self.worker.submit(endpoint.answer, body, request_id, self.find_model, self.terms).result()
 
     @contextmanager
-    def room_for(self, length: int) -> Iterator[None]:
-        """Reserves memory for a request of this many bytes. Raises Refusal if there is too little."""
+    def room_for(self, length: int | None) -> Iterator[None]:
+        """Reserves memory for a request of this many bytes, or any number. Raises Refusal if there is none."""
+        length = self.terms.max_request if length is None else length
         with self.lock:
             if length > self.room:
                 raise Refusal("too_busy", TOO_BUSY)
@@ -249,6 +326,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         finally:
             with self.lock:
                 self.room += length
+
+    def count(self, more: int) -> None:
+        """Counts the requests in progress, from their first line to their answer."""
+        with self.all_done:
+            self.in_progress += more
+            self.all_done.notify_all()
 
     def process_request(self, request, client_address):
         if threading.active_count() < THREADS:
@@ -274,7 +357,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             endpoint.log({"error": endpoint.describe(sys.exception())})
 
     def server_close(self):
+        """Accepts no more connections, and answers the requests in progress. A second signal ends this."""
+        self.stopping = True
         super().server_close()
+        with self.all_done:
+            self.all_done.wait_for(lambda: self.in_progress == 0, STOP_SECONDS)
         self.worker.shutdown(wait=False, cancel_futures=True)
 
 
@@ -303,19 +390,19 @@ def run(options):
     tune_memory()
     models = open_models(options.model)
     try:
-        server = Server((options.host, options.port), models)
+        server = Server((options.host, options.port), models, options.cors)
     except OSError as error:
         raise UserError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}. "
                         "Choose others with --host and --port.") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     host, port, *_ = server.server_address
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     known = "; ".join(f"{mode}: {listed(model.classes)}" for mode, model in models.items())
-    print(f"Scene answers at {url} ({known}). Ctrl-C stops it. To try it:\n")
+    print(f"Scene answers at {url}{PATH} ({known}), and {url}/ is a page to try it. Ctrl-C stops it. "
+          "Or without the page:\n")
     photo = "\"$(base64 < photo.jpg | tr -d '\\n')\""
-    mode = DEFAULT_MODE if DEFAULT_MODE in models else next(iter(models))
-    print(f"""  printf '{{"mode": "{mode}", "imageBase64": "%s"}}' {photo} | """
-          f"curl -sS --data-binary @- {url}\n", flush=True)
+    print(f"""  printf '{{"mode": "{server.terms.mode}", "imageBase64": "%s"}}' {photo} | """
+          f"curl -sS --data-binary @- {url}{PATH}\n", flush=True)
     with server:
         server.serve_forever()
 
@@ -331,8 +418,17 @@ def parse(arguments):
         help="model files written by scene.main, one for each mode (default: the pretrained ones)")
     add("--host", metavar="ADDRESS", default="127.0.0.1",
         help="the address to listen on (default: 127.0.0.1, for this machine only)")
+    add("--cors", metavar="ORIGIN", type=origin,
+        help="the origin whose web pages may read the answers, such as https://example.com (default: none)")
     add("--port", metavar="N", type=port, default=8000, help="the port (default: 8000, 0 for a free one)")
     return parser.parse_args(arguments)
+
+
+def origin(text: str) -> str:
+    """An argparse type: the origin of web pages."""
+    if not browsers.ORIGIN.fullmatch(text.lower()):
+        raise argparse.ArgumentTypeError(f"{printable(text)} is not an origin such as https://example.com")
+    return text.lower()
 
 
 def port(text: str) -> int:

@@ -123,6 +123,17 @@ class Server:
             client.close()
         return response.status, json.loads(text)
 
+    def get(self, path, method="GET", **headers):
+        """(status, headers, answer): parsed, if it is JSON, and else text."""
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = client.getresponse()
+        text = response.read().decode()
+        client.close()
+        found = dict(response.headers)
+        is_json = found.get("Content-Type") == "application/json" and text
+        return response.status, found, json.loads(text) if is_json else text
+
     def send(self, data):
         """Sends raw bytes, and returns the reply as `receive` does."""
         with self.connect() as connection:
@@ -157,4 +168,4 @@ def receive(connection):
 def request(head="", data=GOOD, length=None):
     """The bytes of a POST, with more header lines, or with a false Content-Length."""
     length = len(data) if length is None else length
-    return f"POST /get_scene HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data
+    return f"POST /get_scene HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data

@@ -16,7 +16,7 @@ from hypothesis import settings
 from scene.answer import modelfile
 from scene.errors import UserError
 from scene.models import MODES
-from tests import runtime
+from tests import runtime, screenshot
 
 torch.set_num_threads(1)        # as in training: more threads only slow down tiny operations
 # In the background Ctrl-C would be ignored, by the tests and by the processes that they start.
@@ -47,6 +47,22 @@ def refuse_skip(report):
         report.longrepr = f"{path}:{line}: skipped, which SCENE_GATE=1 does not allow: " \
             f"{reason.removeprefix('Skipped: ')}"
     return report
+
+
+# A browser
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, the system's."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[browser]'")
+    chromium = screenshot.chromium()
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=screenshot.ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 # Models, and the function in AWS Lambda

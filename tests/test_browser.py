@@ -10,19 +10,6 @@ ROOT = Path(__file__).parent.parent
 DRAWINGS = sorted(path for path in ROOT.rglob("*.svg") if not {".venv", "build"} & set(path.parts))
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium, the system's."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[browser]'")
-    chromium = screenshot.chromium()
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=screenshot.ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.name)
 def test_a_drawing_opens_without_an_error_and_nothing_sticks_out(path, browser):
     """Every text and shape lies inside of the picture, in the font that the browser has."""

@@ -20,7 +20,8 @@ from scene.show.sections import in_words
 from tests import reports
 from tests.jobs import main_job, make_photos
 
-CSS = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
+CSS = "".join((Path(report.__file__).parent / name).read_text(encoding="utf-8")
+              for name in ("style.css", "report.css"))
 
 
 class Page(HTMLParser):

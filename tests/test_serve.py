@@ -1,7 +1,9 @@
 """scene/serve.py: a real server process, real connections, well-behaved clients and others."""
 
+import argparse
 import base64
 import http.client
+import io
 import json
 import platform
 import re
@@ -14,14 +16,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jsonschema
 import openapi_spec_validator
 import pytest
+from PIL import Image
 
 import scene.serve
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import Classifier
 from scene.models import MODES
-from scene.photos.decode import REMOTE
+from tests import hostile
 from tests.asking import GOOD, OCEAN, Server, body, model_files, receive, request
 
 
@@ -62,7 +66,7 @@ def strict(paths, tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_answer_is_the_classifiers(mode, server, paths):
     status, answer = server.ask(body(mode))
-    expected = Classifier.open(paths[mode]).classify(OCEAN, REMOTE)
+    expected = Classifier.open(paths[mode]).classify(OCEAN)
     assert (status, answer["mode"], answer["scene"]) == (200, mode, next(iter(expected)))
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
 
@@ -73,26 +77,141 @@ def test_a_photo_as_the_body(mode, server):
     data = data.replace(b"/get_scene", f"/get_scene?mode={mode}".encode())
     status, _, answer, _ = server.send(data + b"GET / HTTP/1.1\r\n\r\n")
     assert status == 200 and answer["probabilities"] == server.ask(body(mode))[1]["probabilities"]
-    status, _, answer, _ = server.send(request("Content-Type: image/jpeg\r\n", OCEAN) + b"x\r\n\r\n")
-    assert (status, answer["error"]["code"]) == (400, "missing_field")
+
+
+def test_the_better_network_answers_if_none_is_named(server):
+    expected = server.ask(body("CNN"))[1]["probabilities"]
+    for data in (request("Content-Type: image/jpeg\r\n", OCEAN), request(data=body().replace(b'"mode": "CNN",', b""))):
+        status, _, answer, _ = server.send(data + b"x\r\n\r\n")
+        assert (status, answer["mode"], answer["probabilities"]) == (200, "CNN", expected)
+
+
+def test_the_only_network_answers_if_none_is_named(paths, tmp_path):
+    server = Server(tmp_path, "--model", paths["FCNN"])
+    assert server.ask(json.dumps({"imageBase64": base64.b64encode(OCEAN).decode()}).encode())[1]["mode"] == "FCNN"
+    assert server.stop() == 143
+
+
+def test_ones_own_machine_takes_what_lambda_does_not(server):
+    """WebP, and a request of 10 MB with a photo of 30 megapixels."""
+    webp, png = io.BytesIO(), io.BytesIO()
+    image = Image.open(io.BytesIO(OCEAN))
+    image.save(webp, "WebP")
+    assert server.ask(body(data=webp.getvalue()))[0] == 200
+    Image.new("L", (6000, 5000)).save(png, "PNG")
+    padded = png.getvalue()[:-12] + hostile.chunk(b"abCd", bytes(7_000_000)) + png.getvalue()[-12:]
+    assert server.ask(body(data=padded))[0] == 200 and len(body(data=padded)) > endpoint.FOR_OTHERS.max_request
+    status, answer = server.ask(body(data=hostile.png(hostile.header(10_000, 6500), hostile.packed(1000))))
+    assert (status, answer["error"]["code"]) == (413, "photo_too_large") and "64 million" in answer["error"]["message"]
+
+
+def test_who_listens_for_others_has_the_limits_of_lambda(paths, tmp_path):
+    server = Server(tmp_path, "--model", paths["CNN"], "--host", "0.0.0.0")
+    status, _, answer, _ = server.send(request(length=6_000_001))
+    assert (status, answer["error"]["code"]) == (413, "photo_too_large") and "4.4 MB" in answer["error"]["message"]
+    webp = io.BytesIO()
+    Image.open(io.BytesIO(OCEAN)).save(webp, "WebP")
+    assert server.ask(body(data=webp.getvalue()))[1]["error"]["code"] == "not_a_photo"
+    assert server.get("/health")[2]["limits"] == {
+        "formats": ["image/jpeg", "image/png"], "bytes": 4_400_000, "pixels": 12_600_000}
+    assert server.stop() == 143
 
 
 def test_it_describes_itself(server):
-    """In a valid document, which has each of its statuses, and the same schemas as AWS's."""
-    with server.connect() as connection:
-        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nConnection: close\r\n\r\n")
-        head, _, text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 ")
-    document = json.loads(text)
+    """In a valid document, which has each of its statuses, and the schemas of AWS, except for the mode."""
+    status, _, document = server.get("/openapi.json")
+    assert status == 200
     openapi_spec_validator.validate(document)
     post = document["paths"]["/get_scene"]["post"]
-    assert {int(status) for status in post["responses"]} == {200, *endpoint.STATUS.values()}
+    statuses = {endpoint.STATUS[code] for code in endpoint.STATUS if code not in endpoint.PAGE_ONLY}
+    assert {int(status) for status in post["responses"]} == {200, *statuses}
     aws = openapi.document("https://x/live", openapi.of_the_gateway(), openapi.SIGNED)
     openapi_spec_validator.validate(aws)
-    assert aws["components"]["schemas"] == document["components"]["schemas"]
+    theirs, ours = aws["components"]["schemas"], document["components"]["schemas"]
+    assert ours["SceneRequest"].pop("required") == ["imageBase64"]
+    ours["SceneRequest"]["required"] = ["mode", "imageBase64"]
+    assert theirs == {name: schema for name, schema in ours.items() if name != "Health"}
     theirs = aws["paths"]["/get_scene"]["post"]
-    assert all(theirs[part] == post[part] for part in ("parameters", "requestBody", "summary"))
+    assert all(theirs[part] == post[part] for part in ("parameters", "summary"))
     assert theirs["responses"]["200"] == post["responses"]["200"]
+    assert list(post["requestBody"]["content"])[:3] == list(theirs["requestBody"]["content"])
+    assert list(post["requestBody"]["content"])[3:] == ["image/webp"]
+
+
+def test_it_says_that_it_is_well(server, paths):
+    status, headers, health = server.get("/health")
+    assert (status, headers["Content-Type"], health["status"]) == (200, "application/json", "ok")
+    jsonschema.validate(health, openapi.HEALTH)
+    assert list(health["models"]) == ["CNN", "FCNN"]            # the one that answers if none is named
+    for mode, path in paths.items():
+        model = Classifier.open(path)
+        assert health["models"][mode] == {"model": model.name, "classes": model.classes}
+
+
+def test_the_page_and_its_files(server):
+    """Each with a policy that allows nothing from elsewhere, and none with a cookie."""
+    for path, kind in ("/", "html"), ("/style.css", "css"), ("/page.css", "css"), ("/page.js", "javascript"):
+        status, headers, text = server.get(path)
+        assert (status, headers["Content-Type"]) == (200, f"text/{kind}; charset=utf-8")
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
+        assert "Set-Cookie" not in headers and headers["X-Content-Type-Options"] == "nosniff"
+        assert not re.search(r"https?://(?!www\.w3\.org)", text)
+        assert server.get(path, method="HEAD")[1]["Content-Length"] == str(len(text.encode()))
+
+
+def test_an_answer_says_how_long_it_took(server):
+    _, headers, _, _ = server.send(request("Connection: close\r\n"))
+    assert re.fullmatch(r"(\w+;dur=[\d.]+, ){3}total;dur=[\d.]+", headers["Server-Timing"])
+
+
+# Browsers, and the pages that they show
+
+
+@pytest.mark.parametrize("host, good", [
+    ("localhost", True), ("LOCALHOST:1234", True), ("127.0.0.1:80", True), ("[::1]:80", True), ("127.9.9.9", True),
+    ("evil.example", False), ("evil.example:80", False), ("localhost.evil.example", False), ("10.0.0.1", False),
+    ("[2001:db8::1]", False), ("", False), ("a b", False), ("user@localhost", False)])
+def test_a_name_that_is_not_ours_gets_no_answer(host, good, server):
+    """Another site can give its own name our address, and its pages are then of this origin."""
+    status, _, answer = server.get("/health", Host=host)
+    assert status == (200 if good else 421) and (good or answer["error"]["code"] == "wrong_host")
+    data = request("Connection: close\r\n").replace(b"Host: localhost", f"Host: {host}".encode())
+    assert server.send(data)[0] == status
+
+
+def test_pages_of_other_sites_may_send_photos_and_read_nothing(server):
+    for path in "/", "/health", "/openapi.json", "/page.js":
+        for origin in "http://evil.example", "null", "https://localhost", f"http://localhost:{server.port + 1}":
+            status, headers, answer = server.get(path, Origin=origin)
+            assert (status, answer["error"]["code"]) == (403, "wrong_origin")
+            assert "Access-Control-Allow-Origin" not in headers
+        own = f"localhost:{server.port}"
+        assert server.get(path, Origin=f"http://{own}", Host=own)[0] == 200
+    status, headers, _, _ = server.send(request("Origin: http://evil.example\r\nConnection: close\r\n"))
+    assert status == 200 and "Access-Control-Allow-Origin" not in headers
+    assert server.get("/get_scene", "OPTIONS", Origin="http://evil.example")[0] == 405
+
+
+def test_pages_of_the_origin_of_cors_may_read_answers(paths, tmp_path):
+    origin = "https://pages.example:444"
+    server = Server(tmp_path, "--model", paths["FCNN"], "--cors", origin)
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    status, headers, _ = server.get("/get_scene", "OPTIONS", Origin=origin, **asks)
+    assert status == 204 and headers["Access-Control-Allow-Origin"] == origin and headers["Vary"] == "Origin"
+    assert headers["Access-Control-Allow-Methods"] == "POST" and "Content-Length" not in headers
+    assert headers["Access-Control-Allow-Headers"] == "Content-Type"
+    for path in "/health", "/openapi.json":
+        assert server.get(path, Origin=origin)[1]["Access-Control-Allow-Origin"] == origin
+    for other in origin.replace("444", "445"), origin.replace("https", "http"), f"{origin}.evil.example", "null":
+        status, headers, _ = server.get("/get_scene", "OPTIONS", Origin=other, **asks)
+        assert status == 405 and "Access-Control-Allow-Origin" not in headers
+        _, headers, _, _ = server.send(request(f"Origin: {other}\r\nConnection: close\r\n"))
+        assert "Access-Control-Allow-Origin" not in headers and headers["Vary"] == "Origin"
+    for data in request(), request(data=b"{}"):
+        _, headers, _, _ = server.send(data.replace(b"\r\n\r\n", f"\r\nOrigin: {origin}\r\n\r\n".encode(), 1) + b"\r\n")
+        assert headers["Access-Control-Allow-Origin"] == origin         # refusals can be read, too
+    assert server.stop() == 143
 
 
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("base64"), reason="needs curl and base64")
@@ -147,7 +266,7 @@ def test_a_line_of_log_for_each_request(server):
 
 def chunked(data, encoding="chunked"):
     """The bytes of a POST whose body is these chunks."""
-    head = f"POST /get_scene HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: {encoding}\r\n\r\n"
+    head = f"POST /get_scene HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {encoding}\r\n\r\n"
     return head.encode() + data
 
 
@@ -210,17 +329,19 @@ def test_addresses_to_listen_on(host, shown, paths, tmp_path):
 
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 REFUSED = {
-    "another path": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
+    "another path": (b"POST /elsewhere HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
     "another path and method": (b"GET /favicon.ico HTTP/1.1\r\n\r\n", 404, "not_found"),
     "a whole address of another path": (
         b"POST http://here/elsewhere HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
     "a whole address without a path": (
-        b"POST http://here HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404, "not_found"),
+        b"GET http://here HTTP/1.1\r\n\r\n", 404, "not_found"),
     "GET of a whole address": (b"GET http://here/get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "GET": (b"GET /get_scene HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "the document, asked with a body": (
         b"GET /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "bad_request"),
-    "the document, posted": (b"POST /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 404, "not_found"),
+    "the document, posted": (
+        b"POST /openapi.json HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 405, "method_not_allowed"),
+    "the page, posted": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 405, "method_not_allowed"),
     "a new method": (b"BREW /get_scene?milk HTTP/1.1\r\n\r\n", 405, "method_not_allowed"),
     "no length": (b"POST /get_scene HTTP/1.1\r\n\r\n" + GOOD, 411, "length_required"),
     "chunked, with a length": (request("Transfer-Encoding: chunked\r\n", CHUNKS), 400, "bad_request"),
@@ -233,17 +354,17 @@ REFUSED = {
     "chunks without an end": (chunked(b"5\r\nhello\r\n"), 400, "bad_request"),
     "trailers without an end": (chunked(b"0\r\n" + b"X: a\r\n" * 101), 400, "bad_request"),
     "too many chunks": (chunked(b"1\r\n \r\n" * 20_001 + b"0\r\n\r\n"), 400, "bad_request"),
-    "too large a chunk": (chunked(b"5b8d81\r\n"), 413, "photo_too_large"),
+    "too large a chunk": (chunked(b"263e161\r\n"), 413, "photo_too_large"),
     "chunks that are too large together": (
-        chunked((b"2dc6c1\r\n" + bytes(3_000_001) + b"\r\n") * 2), 413, "photo_too_large"),
+        chunked((b"131f0b1\r\n" + bytes(20_050_097) + b"\r\n") * 2), 413, "photo_too_large"),
     "a size too long to read": (chunked(b"0" * 2000), 400, "bad_request"),
     "two lengths": (request("Content-Length: 5\r\n"), 400, "bad_request"),
     "a negative length": (request(length=-1), 400, "bad_request"),
     "a length in words": (request(length="many"), 400, "bad_request"),
     "a length with a sign": (request(length="+5"), 400, "bad_request"),
     "a length too long to read": (request(length="9" * 5000), 413, "photo_too_large"),
-    "too large": (request(length=6_000_001), 413, "photo_too_large"),
-    "too large, and sent": (request(data=bytes(7_000_000)), 413, "photo_too_large"),
+    "too large": (request(length=40_100_001), 413, "photo_too_large"),
+    "too large, and sent": (request(data=bytes(41_000_000)), 413, "photo_too_large"),
     "not HTTP": (b"hello\r\n\r\n", 400, "bad_request"),
     "TLS": (bytes.fromhex("1603010200010001fc0303") + b"\r\n\r\n", 400, "bad_request"),
     "HTTP of the future": (b"POST /get_scene HTTP/9.9\r\n\r\n", 400, "bad_request"),
@@ -262,7 +383,8 @@ def test_what_is_refused_ends_the_connection(name, server):
         connection.shutdown(socket.SHUT_WR)
         status, headers, answer, rest = receive(connection)
     assert (status, answer["error"]["code"], headers["Connection"], rest) == (expected, code, "close", b"")
-    assert headers.get("Allow") == ("POST" if status == 405 else None)
+    allowed = "GET, HEAD" if "posted" in name else "POST"
+    assert headers.get("Allow") == (allowed if status == 405 else None)
     assert server.ask()[0] == 200
 
 
@@ -359,9 +481,9 @@ def test_only_so_many_connections(strict):
 
 
 def test_only_so_many_bytes(strict):
-    server = strict(ROOM=8_000_000)
+    server = strict(ROOM=1.05)
     with server.connect() as slow:
-        slow.sendall(request(data=GOOD, length=6_000_000))
+        slow.sendall(request(data=GOOD, length=40_000_000))
         server.until(lambda: server.ask(b" " * 2_500_000)[0] == 503)
         assert server.ask()[0] == 200                       # there is room for a smaller request
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
@@ -400,14 +522,46 @@ def test_what_is_wrong_at_the_start_is_a_sentence(paths, server, tmp_path):
     assert "65536 is not from 0 to 65535" in serve("--model", cnn, "--port", 65536)[1]
 
 
+def test_an_origin():
+    assert scene.serve.origin("HTTPS://Example.com:8443") == "https://example.com:8443"
+    for wrong in "", "*", "example.com", "https://example.com/", "https://a b", "null", "https://*.example":
+        with pytest.raises(argparse.ArgumentTypeError, match="is not an origin such as https://example.com"):
+            scene.serve.origin(wrong)
+
+
 @pytest.mark.parametrize("how, code, said", [(signal.SIGINT, 130, "\nStopped.\n"), (signal.SIGTERM, 143, "")])
-def test_it_ends_at_once_and_cleanly(how, code, said, paths, tmp_path):
-    server = Server(tmp_path, "--model", *paths.values())
+def test_it_waits_for_no_slow_client_and_ends_cleanly(how, code, said, paths, tmp_path):
+    server = Server(tmp_path, "--model", *paths.values(), STOP_SECONDS=0.5)
     with server.connect() as slow, server.connect():
         slow.sendall(request(length=10_000))
         assert server.ask()[0] == 200
         assert server.stop(how) == code
     assert server.errors.read_text() == said
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_requests_in_progress_are_answered_when_it_stops(how, code, paths, tmp_path):
+    """One that has arrived only in part, and many that wait for their turn. New connections are refused."""
+    server = Server(tmp_path, "--model", *paths.values())
+    whole = request()
+    with server.connect() as slow, server.connect() as idle, ThreadPoolExecutor(10) as pool:
+        slow.sendall(whole[:-100])
+        assert server.ask()[0] == 200
+        crowd = [server.connect() for _ in range(10)]
+        for connection in crowd:
+            connection.sendall(whole)
+        server.until(lambda: len(server.lines()) > 2)
+        stopped = pool.submit(server.stop, how)
+        time.sleep(0.3)
+        slow.sendall(whole[-100:])
+        for connection in [slow, *crowd]:
+            status, headers, _, _ = receive(connection)
+            assert status == 200
+            connection.close()
+        assert stopped.result() == code
+        assert idle.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
 
 
 KEPT = """

@@ -31,17 +31,20 @@ from scene.answer.class_map import class_maps
 from scene.answer.classifier import Classifier
 from scene.answer.gradient_map import NeedsTorch
 from scene.models import DEFAULT_MODE, MODES
-from scene.photos.decode import REMOTE, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
+from scene.photos.decode import LOCAL, REMOTE, Limits, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
 
-MAX_REQUEST = 6_000_000     # bytes: Lambda takes at most 6 MB, a few hundred bytes of its own included
 MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
 FIELDS = "mode, imageBase64 and perhaps map"
 WHITE_SPACE = b" \t\r\n"
 
-SERVE_ONLY = {              # the codes of scene.serve only: on AWS the gateway refuses such requests
+PAGE_ONLY = {               # the codes of the page that scene.serve serves
+    "wrong_origin": 403, "not_local": 403, "wrong_content_type": 415, "too_much_work": 503, "needs_torch": 503,
+}
+SERVE_ONLY = PAGE_ONLY | {  # the codes of scene.serve only: on AWS the gateway refuses such requests
     "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
-    "length_required": 411, "address_too_long": 414, "headers_too_large": 431, "too_busy": 503,
+    "length_required": 411, "address_too_long": 414, "wrong_host": 421, "headers_too_large": 431,
+    "too_busy": 503,
 }
 STATUS = {                  # every code, with its HTTP status
     "not_json": 400, "not_an_object": 400, "missing_field": 400, "unknown_field": 400, "wrong_type": 400,
@@ -51,6 +54,20 @@ STATUS = {                  # every code, with its HTTP status
     "internal_error": 500,
     "model_missing": 503, "model_unreadable": 503, "storage_unreachable": 503,
 } | SERVE_ONLY
+
+
+class Terms(NamedTuple):
+    """What a server accepts."""
+
+    limits: Limits          # of a photo
+    max_request: int        # bytes
+    mode: str               # answers where the request names none, "" if it must
+
+
+# Lambda takes at most 6 MB, a few hundred bytes of its own included.
+FOR_OTHERS = Terms(REMOTE, 6_000_000, "")
+# The largest request takes 110 MB until its photo is decoded. 64 megapixels then take up to 512 MB.
+FOR_OURSELVES = Terms(LOCAL._replace(max_bytes=30_000_000), 40_100_000, "")
 
 
 class Refusal(Exception):
@@ -75,7 +92,7 @@ def received(body: bytes, content_type: str, mode: str) -> bytes | Photo:
 
 
 def answer(body: bytes | Photo | object | Refusal, request_id: str,
-           find_model: Callable[[str], Classifier] | None) -> tuple[int, dict, dict]:
+           find_model: Callable[[str], Classifier] | None, terms: Terms = FOR_OTHERS) -> tuple[int, dict, dict]:
     """Answers one request: -> (HTTP status, answer, log entry), the last two ready for JSON. Raises nothing.
 
     body: the request's JSON text, as bytes, or the object itself, or a Photo, or the Refusal of a server that
@@ -87,7 +104,7 @@ def answer(body: bytes | Photo | object | Refusal, request_id: str,
     entry = {"requestId": request_id, "status": 200, "code": None, "mode": None, "model": None, "scene": None,
              "milliseconds": {}}
     try:
-        result = classify(body, find_model, entry)
+        result = classify(body, find_model, terms, entry)
     except Refusal as refusal:
         result = refuse(refusal, entry)
     except Exception as error:      # whatever it is, the caller gets an answer
@@ -106,11 +123,11 @@ def refuse(refusal: Refusal, entry: dict) -> dict:
     return {"error": {"code": refusal.code, "message": str(refusal)}}
 
 
-def classify(body, find_model, entry: dict) -> dict:
+def classify(body, find_model, terms: Terms, entry: dict) -> dict:
     """The answer to a valid request. Notes each step in the log entry. Raises Refusal."""
     if isinstance(body, Refusal):
         raise body
-    mode, data, wants_map = read(body, entry)
+    mode, data, wants_map = read(body, terms, entry)
     milliseconds = entry["milliseconds"]
 
     started = time.perf_counter()
@@ -119,7 +136,7 @@ def classify(body, find_model, entry: dict) -> dict:
     milliseconds["model"] = since(started)
 
     started = time.perf_counter()
-    pixels = decode_photo(data, model.image_size)
+    pixels = decode_photo(data, model.image_size, terms.limits)
     milliseconds["decode"] = since(started)
 
     started = time.perf_counter()
@@ -144,16 +161,19 @@ def draw_map(model: Classifier, pixels: np.ndarray, scene: str) -> dict:
                       "not have: leave map out, or ask for another mode.") from error
 
 
-def read(body, entry: dict) -> tuple[str, bytes, bool]:
+def read(body, terms: Terms, entry: dict) -> tuple[str, bytes, bool]:
     """(mode, the photo's bytes, whether a map is wanted) of a request. Raises Refusal."""
     wants_map = False
     if isinstance(body, Photo):
-        entry["mode"], data = read_mode(body.mode), body.data
+        entry["mode"], data = read_mode(body.mode or terms.mode), body.data
     else:
-        entry["mode"], text, wants_map = read_fields(parse(body) if isinstance(body, bytes) else body)
+        request = parse(body, terms) if isinstance(body, bytes) else body
+        if terms.mode and isinstance(request, dict):
+            request.setdefault("mode", terms.mode)
+        entry["mode"], text, wants_map = read_fields(request)
         data = read_base64(text)
     if not data:
-        raise Refusal("empty_photo", "The photo is empty: send a JPEG or PNG.")
+        raise Refusal("empty_photo", f"The photo is empty: send a {' or '.join(terms.limits.formats[:2])}.")
     return entry["mode"], data, wants_map
 
 
@@ -171,7 +191,7 @@ def check_mode(mode: str) -> str:
     return mode.upper()
 
 
-def parse(body: bytes) -> object:
+def parse(body: bytes, terms: Terms) -> object:
     """JSON text in UTF-8 -> its value. Raises Refusal, also for duplicate names, NaN and Infinity.
 
     A byte order mark, which some editors and PowerShell write, is ignored.
@@ -184,8 +204,8 @@ def parse(body: bytes) -> object:
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
 
-    if len(body) > MAX_REQUEST:
-        raise request_too_large()
+    if len(body) > terms.max_request:
+        raise request_too_large(terms)
     if body.count(b",") > MOST_COMMAS:
         raise Refusal("unknown_field", f"The body has unknown fields: send {FIELDS} only.")
     try:
@@ -195,10 +215,9 @@ def parse(body: bytes) -> object:
                                   "and imageBase64.") from error
 
 
-def request_too_large() -> Refusal:
-    most = REMOTE.max_bytes / 1e6
-    return Refusal("photo_too_large",
-                   f"The request is over {MAX_REQUEST / 1e6:g} MB: shrink the photo below {most:g} MB first.")
+def request_too_large(terms: Terms) -> Refusal:
+    return Refusal("photo_too_large", f"The request is over {terms.max_request / 1e6:g} MB: shrink the photo "
+                   f"below {terms.limits.max_bytes / 1e6:g} MB first.")
 
 
 def read_fields(request) -> tuple[str, str, bool]:
@@ -231,10 +250,10 @@ def read_base64(text: str) -> bytes:
                                     "padding.") from error
 
 
-def decode_photo(data: bytes, size: int) -> np.ndarray:
-    """photos.decode within the REMOTE limits, with a code for each kind of failure. Raises Refusal."""
+def decode_photo(data: bytes, size: int, limits: Limits) -> np.ndarray:
+    """photos.decode, with a code for each kind of failure. Raises Refusal."""
     try:
-        return decode(data, size, REMOTE)
+        return decode(data, size, limits)
     except PhotoTooLarge as error:
         raise Refusal("photo_too_large", f"The photo is too large: {error}.") from error
     except UnsupportedPhoto as error:

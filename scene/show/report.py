@@ -100,7 +100,7 @@ def panels(m: Material, room: int) -> Markup:
 
 def skeleton(m: Material, content: Markup) -> Markup:
     """The page around the sections, with its style, its script, and the policy that allows these two."""
-    style, script = read("report.css"), read("report.js")
+    style, script = join(read("style.css"), read("report.css")), read("report.js")
     policy = (f"default-src 'none'; img-src data:; style-src {hash_of(style)}; script-src {hash_of(script)}; "
               "base-uri 'none'; form-action 'none'")
     head = tag(

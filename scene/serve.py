@@ -35,7 +35,7 @@ from scene.answer.endpoint import FOR_OTHERS, FOR_OURSELVES, Refusal
 from scene.chunked import Malformed, TooLarge, read_chunked
 from scene.errors import UserError, listed, printable
 from scene.models import DEFAULT_MODE
-from scene.show import page
+from scene.show import lab, page
 
 PATH = openapi.PATH
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
@@ -125,14 +125,19 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.admit()
             path, query = self.target()
-            if path != PATH:
+            if path not in (PATH, *lab.FIELDS):
                 raise self.no_such()
-            length = self.length()
             kind = self.headers.get("Content-Type", "")
+            if path != PATH:
+                self.admit_to_the_lab(kind)
+            length = self.length()
             mode = dict(parse_qsl(query)).get("mode", "")
             with self.server.room_for(length):
-                body = endpoint.received(self.body(length), kind, mode)
-                answered = self.server.answer(body, str(uuid.uuid4()))
+                body = self.body(length)
+                if path == PATH:
+                    answered = self.server.answer(endpoint.received(body, kind, mode), str(uuid.uuid4()))
+                else:
+                    answered = self.server.lab.answer(path, body, str(uuid.uuid4()))
             self.reply(*answered)
         except Refusal as refusal:
             self.refuse(refusal)
@@ -149,6 +154,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal("wrong_origin", "Pages of other sites may not ask for this: open the server's own "
                           "page.")
 
+    def admit_to_the_lab(self, kind: str) -> None:
+        """Only our own page on this machine may make the server work so much. Raises Refusal."""
+        if not browsers.is_loopback(self.client_address[0]):
+            raise Refusal("not_local", "Only the machine that runs this server can look inside: open the page "
+                          "there, on localhost.")
+        if not browsers.is_own_page(self.headers.get("Origin", ""), self.headers.get("Host", "")):
+            raise Refusal("wrong_origin", "Only the server's own page may ask for this: open it.")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise Refusal("wrong_content_type", "The body must be JSON: send it with Content-Type "
+                          "application/json.")
+
     def may_be_read(self) -> bool:
         """Whether the request comes from a page of the origin of --cors, which may read the answer."""
         return self.server.cors is not None and self.headers.get("Origin") == self.server.cors
@@ -156,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
     def methods(self) -> str:
         """The methods that the request's address can be asked with, or "" if there is nothing at it."""
         path = self.target()[0]
-        return "GET, HEAD" if path in self.server.documents else "POST" if path == PATH else ""
+        return "GET, HEAD" if path in self.server.documents else "POST" if path in (PATH, *lab.FIELDS) else ""
 
     def no_such(self) -> Refusal:
         """The refusal of a request for which there is no answer at its address."""
@@ -282,7 +298,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], models: dict[str, Classifier], cors: str | None = None):
+    def __init__(self, address: tuple[str, int], models: dict[str, Classifier], laboratory: lab.Lab,
+                 cors: str | None = None):
         """models: at least one, by mode. cors: the origin whose pages may read the answers."""
         host, port = address
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -291,6 +308,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.listening = host
         self.cors = cors
         self.models = models
+        self.lab = laboratory
         ours = browsers.is_loopback(found[0][4][0])                 # nobody else can reach it
         mode = DEFAULT_MODE if DEFAULT_MODE in models else next(iter(models))
         self.terms = (FOR_OURSELVES if ours else FOR_OTHERS)._replace(mode=mode)
@@ -363,6 +381,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self.all_done:
             self.all_done.wait_for(lambda: self.in_progress == 0, STOP_SECONDS)
         self.worker.shutdown(wait=False, cancel_futures=True)
+        self.lab.close()
 
 
 def tune_memory() -> None:
@@ -373,24 +392,26 @@ def tune_memory() -> None:
     processes.tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)  # for all threads
 
 
-def open_models(paths: Iterable[str]) -> dict[str, Classifier]:
-    """{mode: Classifier} of the model files. Raises UserError or OSError."""
+def open_models(paths: Iterable[str]) -> tuple[dict[str, Classifier], dict[str, str]]:
+    """{mode: Classifier} and {mode: path} of the model files. Raises UserError or OSError."""
     models = {}
+    places = {}
     for path in paths:
         model = Classifier.open(path)
         if model.mode in models:
             raise UserError(f"{printable(path)} is the second model of mode {model.mode}: "
                             "give one for each mode.")
         models[model.mode] = model
-    return models
+        places[model.mode] = path
+    return models, places
 
 
 def run(options):
     """Serves until a signal stops it."""
     tune_memory()
-    models = open_models(options.model)
+    models, places = open_models(options.model)
     try:
-        server = Server((options.host, options.port), models, options.cors)
+        server = Server((options.host, options.port), models, lab.Lab(places), options.cors)
     except OSError as error:
         raise UserError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}. "
                         "Choose others with --host and --port.") from error

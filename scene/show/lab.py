@@ -1,0 +1,156 @@
+"""Looking inside, training steps and planted bugs for the page: in one child process, with limits.
+
+These need torch, which takes time and memory that the endpoint must not pay for. So a child process does them,
+one at a time. It is started when it is first needed, gets SECONDS for each request and MEMORY in all, and ends
+when nobody has asked for a while, or when the server does. Its own failures, whatever they are, cost an answer
+and nothing else.
+
+    {"mode": "CNN", "imageBase64": "…"}                                 /inside     every layer's output
+    {"mode": "CNN", "imageBase64": "…", "class": "coast"}               /step       a training step
+    {"mode": "CNN", "imageBase64": "…", "class": "coast", "bug": "…"}   /check      gradients, with a bug or none
+
+Next: page.py
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import suppress
+
+from scene import memory
+from scene.answer import endpoint
+from scene.answer.classifier import Classifier
+from scene.answer.endpoint import FOR_OURSELVES, Refusal
+from scene.answer.gradient_map import NeedsTorch
+from scene.signals import ignore_stops
+
+SECONDS = 30
+MEMORY = 1_000_000_000          # bytes of the child's own data
+IDLE_SECONDS = 600              # the child ends after so long without a request
+FIELDS = {"/inside": {"mode", "imageBase64"}, "/step": {"mode", "imageBase64", "class"},
+          "/check": {"mode", "imageBase64", "class", "bug"}}
+TOO_MUCH = "The network is too large to be taken apart here: that is limited to 30 seconds and 1 GB."
+
+
+class Lab:
+    """Asks the child process. Any thread may call `answer`."""
+
+    def __init__(self, models: dict[str, str]):
+        """models: {mode: path of its model file}."""
+        self.models = models
+        self.lock = threading.Lock()
+        self.child = None
+
+    def answer(self, task: str, body: bytes, request_id: str) -> tuple[int, dict, dict]:
+        """As endpoint.answer, for a task of FIELDS: -> (HTTP status, answer, log entry)."""
+        entry = {"requestId": request_id, "task": task, "status": 200, "code": None, "milliseconds": {}}
+        started = time.perf_counter()
+        try:
+            found = json.loads(self.ask(task, body))
+            if "refused" in found:
+                raise Refusal(*found["refused"])
+        except Refusal as refusal:
+            found = endpoint.refuse(refusal, entry)
+        entry["milliseconds"]["total"] = endpoint.since(started)
+        return entry["status"], found | {"requestId": request_id}, entry
+
+    def ask(self, task: str, body: bytes) -> bytes:
+        """What the child answers. Raises Refusal."""
+        if not self.lock.acquire(timeout=SECONDS):
+            raise Refusal("too_busy", "There are too many requests at once: try again in a second.")
+        try:
+            if not self.child or not self.child.is_alive():
+                self.start()
+            self.pipe.send_bytes(task.encode() + b"\n" + body)
+            if self.pipe.poll(SECONDS):
+                return self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            pass                                    # it has ended: out of memory, most likely
+        finally:
+            self.lock.release()
+        self.close()
+        raise Refusal("too_much_work", TOO_MUCH)
+
+    def start(self) -> None:
+        import multiprocessing  # here, not above: the endpoint needs none of it
+
+        spawn = multiprocessing.get_context("spawn")        # a server with threads must not fork
+        self.pipe, theirs = spawn.Pipe()
+        self.child = spawn.Process(target=live, args=(theirs, self.models), daemon=True)
+        self.child.start()
+        theirs.close()
+
+    def close(self) -> None:
+        """Ends the child."""
+        if self.child:
+            self.child.kill()
+            self.child.join()
+            self.child = None
+
+
+# In the child
+
+
+def live(pipe, paths: dict[str, str]) -> None:
+    """Answers requests until the parent closes the pipe, or for as long as somebody asks."""
+    ignore_stops()
+    limit_memory()
+    models = {}
+    with suppress(EOFError, OSError):
+        while pipe.poll(IDLE_SECONDS):
+            task, _, body = pipe.recv_bytes().partition(b"\n")
+            try:
+                found = work(task.decode(), body, models, paths)
+            except Refusal as refusal:
+                found = {"refused": [refusal.code, str(refusal)]}
+            except NeedsTorch as error:
+                found = {"refused": ["needs_torch", str(error)]}
+            except Exception as error:
+                found = {"refused": fail(error)}
+            pipe.send_bytes(json.dumps(found).encode())
+
+
+def fail(error: Exception) -> list[str]:
+    """The code and the sentence for an unexpected failure, which is logged."""
+    if memory.is_exhausted(error):
+        return ["too_much_work", TOO_MUCH]
+    endpoint.log({"error": endpoint.describe(error)})
+    return ["internal_error", "Something went wrong here: the server's log says what."]
+
+
+def limit_memory() -> None:
+    """Limits this process's data, where the system can: not libraries, of which torch maps gigabytes."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+def work(task: str, body: bytes, models: dict[str, Classifier], paths: dict[str, str]) -> dict:
+    """The answer to a request. Raises Refusal, NeedsTorch, or anything else."""
+    from scene.show import bugs, inside  # here, not above: the parent needs none of it
+
+    request = endpoint.parse(body, FOR_OURSELVES)
+    if not isinstance(request, dict) or not request.keys() <= FIELDS[task] \
+            or not all(isinstance(value, str) for value in request.values()):
+        raise Refusal("unknown_field", f"Send an object of strings: {', '.join(sorted(FIELDS[task]))}.")
+    mode = endpoint.check_mode(request.get("mode", ""))
+    if mode not in paths:
+        raise Refusal("model_missing", f"There is no {mode} model here.")
+    if mode not in models:
+        models[mode] = Classifier.open(paths[mode])
+    model = models[mode]
+    photo = endpoint.read_base64(request.get("imageBase64", ""))
+    pixels = endpoint.decode_photo(photo, model.image_size, FOR_OURSELVES.limits)
+    if task == "/inside":
+        return {"stages": inside.look(model, pixels)}
+    if request.get("class") not in model.classes:
+        raise Refusal("unknown_field", "The field class must be one of the model's classes.")
+    label = model.classes.index(request["class"])
+    if task == "/step":
+        return inside.train(model, pixels, label)
+    if request.get("bug", "") not in {"", *bugs.of_the_network(model)}:
+        raise Refusal("unknown_field", "The field bug must be one of those that this network can have.")
+    return bugs.check(model, pixels, label, request.get("bug", ""))

@@ -157,8 +157,8 @@ class Handler(BaseHTTPRequestHandler):
     def admit_to_the_lab(self, kind: str) -> None:
         """Only our own page on this machine may make the server work so much. Raises Refusal."""
         if not browsers.is_loopback(self.client_address[0]):
-            raise Refusal("not_local", "Only the machine that runs this server can look inside: open the page "
-                          "there, on localhost.")
+            raise Refusal("not_local", "Only the machine that runs this server can look inside: open the "
+                          "page there, on localhost.")
         if not browsers.is_own_page(self.headers.get("Origin", ""), self.headers.get("Host", "")):
             raise Refusal("wrong_origin", "Only the server's own page may ask for this: open it.")
         if kind.partition(";")[0].strip().lower() != "application/json":
@@ -172,12 +172,15 @@ class Handler(BaseHTTPRequestHandler):
     def methods(self) -> str:
         """The methods that the request's address can be asked with, or "" if there is nothing at it."""
         path = self.target()[0]
-        return "GET, HEAD" if path in self.server.documents else "POST" if path in (PATH, *lab.FIELDS) else ""
+        if path in self.server.documents:
+            return "GET, HEAD"
+        return "POST" if path in (PATH, *lab.FIELDS) else ""
 
     def no_such(self) -> Refusal:
         """The refusal of a request for which there is no answer at its address."""
         if methods := self.methods():
-            return Refusal("method_not_allowed", f"This method is not supported: send a {methods[:4].strip(',')}.")
+            first = methods.partition(",")[0]
+            return Refusal("method_not_allowed", f"This method is not supported: send a {first}.")
         return Refusal("not_found", f"There is nothing here: send a POST to {PATH}.")
 
     def target(self) -> tuple[str, str]:
@@ -329,11 +332,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def answer(self, body: bytes | endpoint.Photo, request_id: str) -> tuple[int, dict, dict]:
         """Calls endpoint.answer, for one request at a time."""
-        return self.worker.submit(endpoint.answer, body, request_id, self.find_model, self.terms).result()
+        work = self.worker.submit(endpoint.answer, body, request_id, self.find_model, self.terms)
+        return work.result()
 
     @contextmanager
     def room_for(self, length: int | None) -> Iterator[None]:
-        """Reserves memory for a request of this many bytes, or any number. Raises Refusal if there is none."""
+        """Reserves memory for a request of this many bytes, or an unknown number. Raises Refusal."""
         length = self.terms.max_request if length is None else length
         with self.lock:
             if length > self.room:

@@ -126,7 +126,7 @@ class Server:
     def get(self, path, method="GET", **headers):
         """(status, headers, answer): parsed, if it is JSON, and else text."""
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        client.request(method, path, headers=headers)
         response = client.getresponse()
         text = response.read().decode()
         client.close()
@@ -168,4 +168,5 @@ def receive(connection):
 def request(head="", data=GOOD, length=None):
     """The bytes of a POST, with more header lines, or with a false Content-Length."""
     length = len(data) if length is None else length
-    return f"POST /get_scene HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{head}\r\n".encode() + data
+    head = f"Host: localhost\r\nContent-Length: {length}\r\n{head}"
+    return f"POST /get_scene HTTP/1.1\r\n{head}\r\n".encode() + data

@@ -187,11 +187,9 @@ def test_what_is_refused(name, ask):
 
 
 def test_every_code_that_a_photo_or_request_can_cause_is_tried():
-    of_scene_serve = {"bad_request", "not_found", "method_not_allowed", "request_timeout", "length_required",
-                      "address_too_long", "headers_too_large"}
     of_callers = {name for name, status in endpoint.STATUS.items() if status < 500}
     without_torch = {"map_needs_torch"}             # in test_class_map.py
-    assert {expected for _, expected in REFUSED.values()} == of_callers - of_scene_serve - without_torch
+    assert {expected for _, expected in REFUSED.values()} == of_callers - endpoint.SERVE_ONLY.keys() - without_torch
 
 
 def test_what_the_limits_let_in(ask):

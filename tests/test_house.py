@@ -18,7 +18,7 @@ from scene.version import VERSION
 
 ROOT = Path(__file__).parent.parent
 WINGS = ["plumbing", "nn", "models", "photos", "answer", "learn", "show", "commands"]       # from below
-PLUMBING = {"errors", "signals", "files", "locks", "memory", "processes", "chunked", "version"}
+PLUMBING = {"errors", "signals", "files", "locks", "memory", "processes", "chunked", "browsers", "version"}
 COMMANDS = {"main", "options", "predict", "serve", "__init__"}
 
 

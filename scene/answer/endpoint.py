@@ -31,7 +31,15 @@ from scene.answer.class_map import class_maps
 from scene.answer.classifier import Classifier
 from scene.answer.gradient_map import NeedsTorch
 from scene.models import DEFAULT_MODE, MODES
-from scene.photos.decode import LOCAL, REMOTE, Limits, PhotoError, PhotoTooLarge, UnsupportedPhoto, decode
+from scene.photos.decode import (
+    LOCAL,
+    REMOTE,
+    Limits,
+    PhotoError,
+    PhotoTooLarge,
+    UnsupportedPhoto,
+    decode,
+)
 
 MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
@@ -39,7 +47,8 @@ FIELDS = "mode, imageBase64 and perhaps map"
 WHITE_SPACE = b" \t\r\n"
 
 PAGE_ONLY = {               # the codes of the page that scene.serve serves
-    "wrong_origin": 403, "not_local": 403, "wrong_content_type": 415, "too_much_work": 503, "needs_torch": 503,
+    "wrong_origin": 403, "not_local": 403, "wrong_content_type": 415, "too_much_work": 503,
+    "needs_torch": 503,
 }
 SERVE_ONLY = PAGE_ONLY | {  # the codes of scene.serve only: on AWS the gateway refuses such requests
     "bad_request": 400, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408,
@@ -92,7 +101,8 @@ def received(body: bytes, content_type: str, mode: str) -> bytes | Photo:
 
 
 def answer(body: bytes | Photo | object | Refusal, request_id: str,
-           find_model: Callable[[str], Classifier] | None, terms: Terms = FOR_OTHERS) -> tuple[int, dict, dict]:
+           find_model: Callable[[str], Classifier] | None,
+           terms: Terms = FOR_OTHERS) -> tuple[int, dict, dict]:
     """Answers one request: -> (HTTP status, answer, log entry), the last two ready for JSON. Raises nothing.
 
     body: the request's JSON text, as bytes, or the object itself, or a Photo, or the Refusal of a server that

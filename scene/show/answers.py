@@ -1,6 +1,6 @@
 """Answers about photos as people and programs read them: on the terminal, as JSON Lines, and as a CSV file.
 
-Next: page.py
+Next: layers.py
 """
 
 import json

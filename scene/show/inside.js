@@ -72,11 +72,12 @@ function stepper(stages) {
         back.disabled = at === 0;
         next.disabled = at === stages.length - 1;
         detail.replaceChildren(...stageView(stages[at], at, stages.length));
+        if (whole.getBoundingClientRect().top < 0) whole.scrollIntoView();
     };
     const buttons = stages.map((stage, i) => {
         const deep = stage.place.includes(".") ? "deep" : "";
         const button = element("button", {type: "button", class: `${stage.kind} ${deep}`},
-            element("span", {class: "place"}, stage.place || "∑"), element("span", {}, short(stage.name)),
+            element("span", {class: "place"}, stage.place || {loss: "L", step: "θ"}[stage.kind]), element("span", {}, short(stage.name)),
             element("small", {}, stage.kind === "forward" ? times(stage.output) : KINDS[stage.kind]));
         button.addEventListener("click", () => choose(i));
         return button;
@@ -122,7 +123,8 @@ function stageView(stage, at, count) {
 }
 
 function gallery(key, {of, shown}) {
-    const some = shown.length < of ? `the ${shown.length} most active of ${of} channels` : of > 1 ? `all ${of} channels, the most active first` : "";
+    const what = key.endsWith("w") ? "units" : "channels";
+    const some = shown.length < of ? `the ${shown.length} most active of ${of} ${what}` : of > 1 ? `all ${of} ${what}, the most active first` : "";
     const wide = of === 1;
     return element("figure", {class: `gallery ${wide ? "row-picture" : ""} ${key}`},
         element("figcaption", {}, element("strong", {}, TITLES[key]), some ? ` ${some}` : ""),
@@ -132,7 +134,7 @@ function gallery(key, {of, shown}) {
 }
 
 function code({file, line, text}) {
-    const lines = text.split("\n").map((words, i) => element("span", {"data-line": line + i}, words, "\n"));
+    const lines = text.split("\n").map((words, i) => element("span", {"data-line": line + i}, words));
     return element("figure", {class: "code"}, element("figcaption", {}, file ? `${file}, line ${line}` : ""),
         element("pre", {tabindex: 0}, element("code", {}, lines)));
 }
@@ -155,7 +157,7 @@ function losses(classes) {
 // What a step does to the answer, for each learning rate.
 function rates(rows) {
     return table(["learning rate η", "loss L", "the right class", "", "its answer"], rows.map(row => element("tr", {},
-        element("th", {scope: "row"}, row.rate ? digits(row.rate) : "before the step"),
+        element("th", {scope: "row"}, row.rate ? row.rate.toFixed(6).replace(/0+$/, "") : "before the step"),
         element("td", {"data-value": row.loss}, digits(row.loss)),
         cells(bar(row.p), percent(row.p), `${readable(row.scene)}, ${percent(row.likeliest)}`))), "rates");
 }
@@ -174,8 +176,9 @@ function check({rows, planted, bugs, measure}, task) {
     }
     choice.hidden = false;
     const wrong = rows.filter(row => !row.right);
-    const verdict = !wrong.length
-        ? `All ${rows.length} derivatives agree with finite differences.`
+    const verdict = planted && !wrong.length
+        ? "Nothing to see: the network is so sure of this class that all gradients are nearly 0. Choose another class."
+        : !wrong.length ? `All ${rows.length} derivatives agree with finite differences.`
         : `${wrong.length} of ${rows.length} derivatives ${wrong.length === 1 ? "is" : "are"} wrong. Backward goes from top to bottom, so look at the first red one.`;
     const list = table(["array", "by backward", "by finite differences", "difference", ""], rows.map(row => element("tr",
         {class: row.right ? "right" : "wrong"},

@@ -70,7 +70,8 @@ def pictures(x, most: int) -> dict:
     x = as_numpy(x)[0].astype(np.float32)
     strongest = float(np.percentile(abs(x), STRONG)) or float(abs(x).max())
     if x.ndim < 3:
-        return {"of": 1, "shown": [{"name": f"{x.size} numbers", "src": picture(in_rows(x.reshape(-1)), strongest)}]}
+        rows = in_rows(x.reshape(-1))
+        return {"of": 1, "shown": [{"name": f"{x.size} numbers", "src": picture(rows, strongest)}]}
     activity = np.sqrt((x * x).mean((0, 1)))                # (H, W, C) -> (C,)
     order = np.argsort(-activity, kind="stable")[:most]
     return {"of": x.shape[2], "shown": [
@@ -79,20 +80,20 @@ def pictures(x, most: int) -> dict:
 
 
 def in_rows(values: np.ndarray) -> np.ndarray:
-    """A vector as the rows of a picture that is about twice as wide as high, and filled with zeros."""
+    """A vector as the rows of a picture about twice as wide as high, the last filled up with zeros."""
     width = int(np.ceil(np.sqrt(2 * len(values))))
-    return np.resize(np.append(values, np.zeros(-len(values) % width, values.dtype)), (-(-len(values) // width), width))
+    return np.pad(values, (0, -len(values) % width)).reshape(-1, width)
 
 
 def weights(passage: Passage, w, size: int) -> dict | None:
-    """Weights that look at colours, as pictures: those of a kernel on the photo, or of a unit that sees all of it.
+    """The weights of units that see the photo's colours, as pictures: kernels, or units that see all of it.
 
-    Of the units whose output is the largest. The weight 0 is grey.
+    The units with the largest outputs come first. A weight of 0 is grey.
     """
     w = as_numpy(w)
-    if w.shape[1:] == (size * size * 3,):
-        w = w.reshape(-1, size, size, 3)
-    if w.ndim != 4 or w.shape[3] != 3 or passage.x.shape[1:] not in ((size, size, 3), (size * size * 3,)):
+    if tuple(passage.x.shape[1:]) == (size * size * 3,):
+        w = w.reshape(-1, size, size, 3)                    # (O, S·S·3) -> (O, S, S, 3)
+    elif tuple(passage.x.shape[1:]) != (size, size, 3) or w.ndim != 4:
         return None
     y = as_numpy(passage.y)[0]
     order = np.argsort(-y.reshape(-1, len(w)).max(0), kind="stable")[:MOST].tolist()
@@ -130,8 +131,8 @@ def look(classifier: Classifier, pixels: np.ndarray) -> list[dict]:
 def forward_stage(passage: Passage, size: int, most: int) -> dict:
     """A layer, forward."""
     layer = passage.layer
-    stage = {"kind": "forward", **describe(passage), **explain(layer, "forward"), "numbers": numbers(passage.y),
-             "pictures": {"y": pictures(passage.y, most)}}
+    stage = {"kind": "forward", **describe(passage), **explain(layer, "forward"),
+             "numbers": numbers(passage.y), "pictures": {"y": pictures(passage.y, most)}}
     if "w" in layer.parameters and (seen := weights(passage, layer.w, size)):
         stage["pictures"]["w"] = seen
     return stage
@@ -149,7 +150,8 @@ def on_torch(classifier: Classifier, dtype: str = "float32"):
                          "scene.serve again.") from error
     torch.set_num_threads(1)                    # the products are too small for two
     network = fold(classifier.network)
-    params, state = (torch.from_numpy(as_numpy(vector).astype(dtype)) for vector in (network.params, network.state))
+    params, state = (torch.from_numpy(as_numpy(vector).astype(dtype))
+                     for vector in (network.params, network.state))
     network.place(params, state, torch.zeros_like(params))
     for _, layer in network.walk():
         layer.needs_dx = True
@@ -182,7 +184,7 @@ def loss_stage(classifier, loss, z, value, label) -> dict:
     order = np.argsort(-abs(dz), kind="stable")[:CLASSES].tolist()
     rows = [{"class": classifier.classes[k], "z": float(z[k]), "p": float(p[k]), "t": int(k == label),
              "dz": float(dz[k])} for k in order]
-    return {"kind": "loss", "name": type(loss).__name__, "call": "CrossEntropy()", "place": "", "input": [len(z)],
+    return {"kind": "loss", "name": "CrossEntropy", "call": "CrossEntropy()", "place": "", "input": [len(z)],
             "output": [], "parameters": {}, "count": 0, **explain(loss, "forward", "backward"),
             "numbers": {"L": float(value)}, "classes": rows}
 
@@ -192,8 +194,8 @@ def backward_stage(passage: Passage, size: int) -> dict:
     layer = passage.layer
     gradients = {f"d{key}": getattr(layer, f"d{key}") for key in layer.parameters}
     stage = {"kind": "backward", **describe(passage), **explain(layer, "backward"),
-             "numbers": {f"‖{name}‖": norm(each)
-                         for name, each in {"dy": passage.dy, "dx": passage.dx, **gradients}.items()},
+             "numbers": {f"‖{name}‖": norm(each) for name, each in
+                         {"dy": passage.dy, "dx": passage.dx, **gradients}.items()},
              "pictures": {"dy": pictures(passage.dy, FEW), "dx": pictures(passage.dx, FEW)}}
     if "dw" in gradients and (seen := weights(passage, gradients["dw"], size)):
         stage["pictures"]["dw"] = seen
@@ -210,17 +212,19 @@ def step_stage(classifier, network, pixels, label) -> dict:
         moved.grads.copy_(network.grads)
         optim.SGD(moved, momentum=0, nesterov=False).step(rate)
         rows.append({"rate": rate, **outcome(classifier, moved, pixels, label)})
+    words = "θ ← θ - η g\n\nθ: all parameters, g: all gradients, each one vector. η: the learning rate."
     return {"kind": "step", "name": "SGD", "call": "SGD(network, momentum=0, nesterov=False)", "place": "",
             "input": [network.size], "output": [network.size], "parameters": {}, "count": network.size,
-            "formula": "θ ← θ - η g\n\nθ: all parameters, g: all gradients, each one vector. η: the learning rate.",
+            "formula": words,
             "code": [code_of(optim.SGD.step), code_of(optim.SGD.direction), code_of(optim.descend)],
             "numbers": {"‖θ‖": norm(network.params), "‖g‖": norm(network.grads)}, "rates": rows}
 
 
 def outcome(classifier, network, pixels, label) -> dict:
-    """The loss, and the probabilities of the right class and of the likeliest, with the weights of a network."""
+    """What a network makes of the photo: the loss, and how likely the right class and its answer are."""
     z = network.forward(adopt(pixels[None], network.params))
     p = as_numpy(softmax(z))[0]
     loss = abs(float(CrossEntropy().forward(z, z.new_tensor([label]).long())))         # not -0.0
     best = int(p.argmax())
-    return {"loss": loss, "p": float(p[label]), "scene": classifier.classes[best], "likeliest": float(p[best])}
+    return {"loss": loss, "p": float(p[label]), "scene": classifier.classes[best],
+            "likeliest": float(p[best])}

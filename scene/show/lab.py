@@ -1,13 +1,13 @@
 """Looking inside, training steps and planted bugs for the page: in one child process, with limits.
 
-These need torch, which takes time and memory that the endpoint must not pay for. So a child process does them,
-one at a time. It is started when it is first needed, gets SECONDS for each request and MEMORY in all, and ends
-when nobody has asked for a while, or when the server does. Its own failures, whatever they are, cost an answer
-and nothing else.
+These need torch, which takes time and memory that the endpoint must not pay for. So a child process does
+them, one at a time. It is started when it is first needed, gets SECONDS for each request and MEMORY in all,
+and ends when nobody has asked for a while, or when the server does. If it fails, in whatever way, that costs
+one answer.
 
-    {"mode": "CNN", "imageBase64": "…"}                                 /inside     every layer's output
-    {"mode": "CNN", "imageBase64": "…", "class": "coast"}               /step       a training step
-    {"mode": "CNN", "imageBase64": "…", "class": "coast", "bug": "…"}   /check      gradients, with a bug or none
+    /inside     {"mode": "CNN", "imageBase64": "…"}             every layer's output
+    /step       the same, and "class": "coast"                  a training step
+    /check      the same, and "bug": "relu-mask" or ""          all gradients, with that bug or none
 
 Next: page.py
 """

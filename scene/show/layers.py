@@ -31,17 +31,19 @@ def watch(layers, name: str = "") -> list[Passage]:
 
     A residual layer comes after the layers in it, as its sum does.
     """
-    passages = []
-    for i, layer in enumerate(layers):
-        own = f"{name}{i}"
-        if isinstance(layer, Residual):
-            passages += watch([layer.body], f"{own}.body.")
-            passages += watch([layer.shortcut], f"{own}.shortcut.") if layer.shortcut else []
-        if isinstance(layer, Sequential):
-            passages += watch(layer.layers, name if name.endswith(("body.", "shortcut.")) else f"{own}.")
-        else:
-            passages.append(note(Passage(own, layer)))
-    return passages
+    return [passage for i, layer in enumerate(layers) for passage in watch_layer(layer, f"{name}{i}")]
+
+
+def watch_layer(layer: Layer, name: str) -> list[Passage]:
+    """The Passages of a layer and of those in it, with the names that Layer.walk gives them."""
+    if isinstance(layer, Residual):
+        inside = watch_layer(layer.body, f"{name}.body")
+        if layer.shortcut:
+            inside += watch_layer(layer.shortcut, f"{name}.shortcut")
+        return [*inside, note(Passage(name, layer))]
+    if isinstance(layer, Sequential):
+        return watch(layer.layers, f"{name}.")
+    return [note(Passage(name, layer))]
 
 
 def note(passage: Passage) -> Passage:

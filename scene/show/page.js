@@ -98,11 +98,12 @@ let drawn = null;               // the map as a small picture, a pixel for each 
 function draw(map) {
     drawn = map ? picture(map) : null;
     if (map) {
-        const colours = [element("span", {class: "for"}, "Orange"), " speaks for ", readable(map.class)];
-        find("explained").replaceChildren(...colours, ...map.exact
-            ? [", ", element("span", {class: "against"}, "blue"), " against it. The places add up to its score, ",
-               `${map.score.toFixed(2)}, exactly.`]
-            : [": where the score would change most if the photo did."]);
+        const orange = element("span", {class: "for"}, "Orange");
+        const blue = element("span", {class: "against"}, "blue");
+        find("explained").replaceChildren(...map.exact
+            ? [orange, ` speaks for ${readable(map.class)}, `, blue, " against it. The places and a constant add up to ",
+               `its score, ${map.score.toFixed(2)}, exactly.`]
+            : [orange, ` is where its score for ${readable(map.class)} would change most if the photo did.`]);
     }
     paint();
 }

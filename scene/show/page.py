@@ -1,7 +1,7 @@
 """The page that scene.serve serves at "/": its files, and the headers that browsers get with them.
 
-The page loads nothing from elsewhere and keeps nothing. Its Content-Security-Policy allows its own files only,
-so that nothing which a photo, a class name or an error message contains can become a script.
+The page loads nothing from elsewhere and keeps nothing. Its Content-Security-Policy allows its own files
+only. So nothing that is in a photo, the name of a class or an error message can become a script.
 
 Next: ../serve.py
 """

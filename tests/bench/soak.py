@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from scene.answer.classifier import PRETRAINED
-from scene.answer.endpoint import MAX_REQUEST
+from scene.answer.endpoint import FOR_OTHERS
 from scene.serve import BODY_SECONDS, GOODBYE_SECONDS, HEADER_SECONDS, THREADS
 from tests import crash, sorting
 from tests.asking import Server, body, receive, request
@@ -112,7 +112,7 @@ def bodies():
     photos = [path.read_bytes() for path in sorted((ROOT / "datasets/test").glob("*/*.jpg"))[::10]]
     good = [body(mode, photo) for photo in photos for mode in PRETRAINED]
     bad = [body_of(kind(Random(i))) for kind in KINDS for i in range(10)]
-    return good, [each for each in bad if len(each) <= MAX_REQUEST]
+    return good, [each for each in bad if len(each) <= FOR_OTHERS.max_request]
 
 
 def body_of(event):

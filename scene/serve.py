@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             if path != PATH:
                 self.admit_to_the_lab(kind)
             length = self.length()
-            mode = dict(parse_qsl(query)).get("mode", "")
+            mode = mode_of(query)
             with self.server.room_for(length):
                 body = self.body(length)
                 if path == PATH:
@@ -386,6 +386,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.all_done.wait_for(lambda: self.in_progress == 0, STOP_SECONDS)
         self.worker.shutdown(wait=False, cancel_futures=True)
         self.lab.close()
+
+
+def mode_of(query: str) -> str:
+    """The mode in an address's query, "" if it has none. Raises Refusal."""
+    found = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "mode"]
+    return endpoint.check_mode(found[0] if len(found) == 1 else "") if found else ""
 
 
 def tune_memory() -> None:

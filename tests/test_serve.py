@@ -87,6 +87,14 @@ def test_the_better_network_answers_if_none_is_named(server):
         assert (status, answer["mode"], answer["probabilities"]) == (200, "CNN", expected)
 
 
+@pytest.mark.parametrize("query", ["mode=", "mode=RNN", "mode=CNN&mode=CNN", "mode=%00", "mode=C%20NN"])
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/json"])
+def test_a_query_without_a_proper_mode(query, kind, server):
+    data = request(f"Content-Type: {kind}\r\n", OCEAN if "image" in kind else GOOD)
+    status, _, answer, _ = server.send(data.replace(b"/get_scene", f"/get_scene?{query}".encode()))
+    assert (status, answer["error"]["code"]) == (400, "bad_mode")
+
+
 def test_the_only_network_answers_if_none_is_named(paths, tmp_path):
     server = Server(tmp_path, "--model", paths["FCNN"])
     assert server.ask(body().replace(b'"mode": "CNN",', b""))[1]["mode"] == "FCNN"

@@ -64,14 +64,14 @@ class Lab:
             if not self.child or not self.child.is_alive():
                 self.start()
             self.pipe.send_bytes(task.encode() + b"\n" + body)
-            if self.pipe.poll(SECONDS):
-                return self.pipe.recv_bytes()
-        except (EOFError, OSError):
-            pass                                    # it has ended: out of memory, most likely
+            if not self.pipe.poll(SECONDS):
+                raise TimeoutError
+            return self.pipe.recv_bytes()
+        except (EOFError, OSError) as error:        # too slow, or it has ended, most likely out of memory
+            self.close()
+            raise Refusal("too_much_work", TOO_MUCH) from error
         finally:
             self.lock.release()
-        self.close()
-        raise Refusal("too_much_work", TOO_MUCH)
 
     def start(self) -> None:
         import multiprocessing  # here, not above: the endpoint needs none of it
@@ -84,10 +84,10 @@ class Lab:
 
     def close(self) -> None:
         """Ends the child."""
-        if self.child:
-            self.child.kill()
-            self.child.join()
-            self.child = None
+        child, self.child = self.child, None
+        if child:
+            child.kill()
+            child.join()
 
 
 # In the child

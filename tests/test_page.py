@@ -446,8 +446,9 @@ def test_the_page_fits_its_window(width, scheme, open_page):
     assert phone.is_visible() == (width == 360)
     assert small.locator("#file-phone").get_attribute("capture") == "environment"
     choose(small, picture((300, 900)))
-    run(small, "inside")
-    stages(small, "inside").nth(1).click()
+    if width == 360:
+        run(small, "inside")
+        stages(small, "inside").nth(1).click()
     assert small.evaluate("document.documentElement.scrollWidth") == width
     paper, ink = small.evaluate("""() => {
         const style = getComputedStyle(document.body);

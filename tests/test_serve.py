@@ -75,7 +75,7 @@ def test_the_answer_is_the_classifiers(mode, server, paths):
 def test_a_photo_as_the_body(mode, server):
     data = request("Content-Type: image/jpeg\r\n", OCEAN)
     data = data.replace(b"/get_scene", f"/get_scene?mode={mode}".encode())
-    status, _, answer, _ = server.send(data + b"GET / HTTP/1.1\r\n\r\n")
+    status, _, answer, _ = server.send(data + b"GET /end HTTP/1.1\r\n\r\n")
     assert status == 200 and answer["probabilities"] == server.ask(body(mode))[1]["probabilities"]
 
 
@@ -247,7 +247,7 @@ def test_pages_of_the_origin_of_cors_may_read_answers(paths, tmp_path):
         assert "Access-Control-Allow-Origin" not in headers and headers["Vary"] == "Origin"
     for data in request(), request(data=b"{}"):
         data = data.replace(b"\r\n\r\n", f"\r\nOrigin: {origin}\r\n\r\n".encode(), 1)
-        _, headers, _, _ = server.send(data + b"\r\n")
+        _, headers, _, _ = server.send(data + b"x\r\n\r\n")
         assert headers["Access-Control-Allow-Origin"] == origin         # refusals can be read, too
     assert server.stop() == 143
 
@@ -335,7 +335,7 @@ def test_slow_chunks(hasty):
 def test_a_whole_address(start, server):
     photo = request("Content-Type: image/png\r\n", OCEAN)
     for data, path in (request(), "/get_scene"), (photo, "/get_scene?mode=cnn"):
-        data = data.replace(b"/get_scene", f"{start}{path}".encode(), 1) + b"GET / HTTP/1.1\r\n\r\n"
+        data = data.replace(b"/get_scene", f"{start}{path}".encode(), 1) + b"GET /end HTTP/1.1\r\n\r\n"
         status, _, answer, _ = server.send(data)
         assert status == 200 and answer["mode"] == "CNN"
 

@@ -101,6 +101,8 @@ def run(installed, *arguments, cwd):
 def test_the_wheel_holds_every_module_and_every_pretrained_model(installed):
     there = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     assert {path.relative_to(ROOT).as_posix() for path in MODULES.values()} <= there
+    page = {path for kind in ("html", "css", "js") for path in (ROOT / "scene").rglob(f"*.{kind}")}
+    assert {path.relative_to(ROOT).as_posix() for path in page} <= there
     assert {f"scene/pretrained/model_{mode}" for mode, entry in MODES.items() if entry.pretrained} <= there
     assert not [name for name in there if name.startswith(("tests", "lambda", "cloudformation", "datasets"))]
 

@@ -37,7 +37,7 @@ async function ask() {
     find("waiting").hidden = false;
     const question = {mode: mode(), imageBase64: current.encoded};
     let reply = await post("get_scene", {...question, map: true});
-    if (reply.answer.error && reply.answer.error.code === "map_needs_torch") reply = await post("get_scene", question);
+    if (reply.answer.error?.code === "map_needs_torch") reply = await post("get_scene", question);
     if (mine !== turn) return;
     find("waiting").hidden = true;
     const {answer, times} = reply;
@@ -101,8 +101,8 @@ function draw(map) {
         const orange = element("span", {class: "for"}, "Orange");
         const blue = element("span", {class: "against"}, "blue");
         find("explained").replaceChildren(...map.exact
-            ? [orange, ` speaks for ${readable(map.class)}, `, blue, " against it. The places and a constant add up to ",
-               `its score, ${map.score.toFixed(2)}, exactly.`]
+            ? [orange, ` speaks for ${readable(map.class)}, `, blue, " against it. The places and a constant ",
+               `add up to its score, ${map.score.toFixed(2)}, exactly.`]
             : [orange, ` is where its score for ${readable(map.class)} would change most if the photo did.`]);
     }
     paint();
@@ -119,10 +119,11 @@ function picture({places, exact}) {
     const context = canvas.getContext("2d");
     const image = context.createImageData(canvas.width, canvas.height);
     const style = getComputedStyle(document.documentElement);
-    const [plus, minus] = ["--map-for", "--map-against"].map(name => style.getPropertyValue(name).trim().split(" "));
+    const [plus, minus] = ["--map-for", "--map-against"].map(
+        name => style.getPropertyValue(name).trim().split(" ").map(Number));
     levels.forEach((level, i) => {
         const colour = level > 0 ? plus : minus;
-        image.data.set([...colour.map(Number), 255 * (Math.abs(level) / strongest) ** 0.8], 4 * i);
+        image.data.set([...colour, 255 * (Math.abs(level) / strongest) ** 0.8], 4 * i);
     });
     context.putImageData(image, 0, 0);
     return canvas;
@@ -130,7 +131,8 @@ function picture({places, exact}) {
 
 function paint() {
     const [canvas, image, strength] = [find("map"), find("photo"), find("strength").value / 100];
-    image.width = image.naturalWidth * Math.min(LARGEST.width / image.naturalWidth, LARGEST.height / image.naturalHeight);
+    const scale = Math.min(LARGEST.width / image.naturalWidth, LARGEST.height / image.naturalHeight);
+    image.width = image.naturalWidth * scale;
     image.style.filter = drawn ? `grayscale(${0.65 * strength}) brightness(${1 - 0.1 * strength})` : "";
     [canvas.width, canvas.height] = [2 * image.width, 2 * image.height];
     if (!drawn) return;
@@ -152,7 +154,8 @@ function offer(models) {
     find("modes").hidden = names.length < 2;
     const {classes} = models[names[0]];
     const few = classes.slice(0, 10).map(readable).join(", ");
-    find("known").textContent = `It knows ${classes.length} scenes: ${few}${classes.length > 10 ? " and so on" : ""}.`;
+    const more = classes.length > 10 ? " and so on" : "";
+    find("known").textContent = `It knows ${classes.length} scenes: ${few}${more}.`;
 }
 
 find("strength").addEventListener("input", paint);

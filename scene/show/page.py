@@ -19,7 +19,8 @@ from scene.version import VERSION
 
 HERE = os.path.dirname(__file__)
 FILES = {"/": "page.html", **{f"/{name}": name for name in (
-    "style.css", "page.css", "elements.js", "photo.js", "page.js", "inside.js")}}
+    "style.css", "page.css", "elements.js", "photo.js", "page.js", "stages.js",
+    "inside.js")}}
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import re
+import select
 import signal
 import socket
 import socketserver
@@ -36,6 +37,7 @@ from scene.chunked import Malformed, TooLarge, read_chunked
 from scene.errors import UserError, listed, printable
 from scene.models import DEFAULT_MODE
 from scene.show import lab, page
+from scene.signals import Stopped, postponed
 
 PATH = openapi.PATH
 THREADS = 66                    # at most: one for each connection, one that accepts them, one that works
@@ -82,17 +84,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self):
         self.incoming.wait(HEADER_SECONDS)
-        self.busy = False
         self.headers = {}           # until they are read
-        try:
-            super().handle_one_request()
-        finally:
-            if self.busy:
-                self.server.count(-1)
+        self.server.busy[self.connection] = False
+        super().handle_one_request()
 
     def parse_request(self):
-        self.busy = True
-        self.server.count(1)
+        self.server.busy[self.connection] = True
         return super().parse_request()
 
     def do_GET(self):
@@ -300,6 +297,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
+    timeout = 0.2                   # seconds that a signal may have to wait
 
     def __init__(self, address: tuple[str, int], models: dict[str, Classifier], laboratory: lab.Lab,
                  cors: str | None = None):
@@ -319,8 +317,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.worker = ThreadPoolExecutor(1)
         self.room = int(ROOM * self.terms.max_request)
         self.lock = threading.Lock()
-        self.in_progress = 0
-        self.all_done = threading.Condition()
+        self.busy = {}              # each connection, and whether a request is in progress on it
         self.stopping = False
         super().__init__(address, Handler)
 
@@ -349,14 +346,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             with self.lock:
                 self.room += length
 
-    def count(self, more: int) -> None:
-        """Counts the requests in progress, from their first line to their answer."""
-        with self.all_done:
-            self.in_progress += more
-            self.all_done.notify_all()
-
     def process_request(self, request, client_address):
         if threading.active_count() < THREADS:
+            self.busy[request] = False
             super().process_request(request, client_address)
         else:
             self.turn_away(request)
@@ -378,14 +370,32 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if not isinstance(sys.exception(), OSError):
             endpoint.log({"error": endpoint.describe(sys.exception())})
 
-    def server_close(self):
-        """Accepts no more connections, and answers the requests in progress. A second signal ends this."""
+    def shutdown_request(self, request):
+        self.busy.pop(request, None)
+        super().shutdown_request(request)
+
+    def finish(self) -> None:
+        """Answers the requests that have begun to arrive, and no others. A second signal ends this."""
         self.stopping = True
+        until = time.monotonic() + STOP_SECONDS
+        while has_data([self.socket]) and time.monotonic() < until:
+            self.handle_request()               # who has connected already
+        self.socket.close()
+        while time.monotonic() < until:
+            connections = list(self.busy.items())
+            if not any(busy for _, busy in connections) and not has_data(list(dict(connections))):
+                break
+            time.sleep(0.02)
+
+    def server_close(self):
         super().server_close()
-        with self.all_done:
-            self.all_done.wait_for(lambda: self.in_progress == 0, STOP_SECONDS)
         self.worker.shutdown(wait=False, cancel_futures=True)
         self.lab.close()
+
+
+def has_data(sockets: list[socket.socket]) -> bool:
+    """Whether one of these sockets has data to read, or a connection to accept."""
+    return bool(select.select([each for each in sockets if each.fileno() >= 0], [], [], 0)[0])
 
 
 def mode_of(query: str) -> str:
@@ -425,7 +435,6 @@ def run(options):
     except OSError as error:
         raise UserError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}. "
                         "Choose others with --host and --port.") from error
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     host, port, *_ = server.server_address
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     known = "; ".join(f"{mode}: {listed(model.classes)}" for mode, model in models.items())
@@ -435,7 +444,16 @@ def run(options):
     print(f"""  printf '{{"mode": "{server.terms.mode}", "imageBase64": "%s"}}' {photo} | """
           f"curl -sS --data-binary @- {url}{PATH}\n", flush=True)
     with server:
-        server.serve_forever()
+        try:
+            with postponed() as signals:        # an exception in the middle could lose a connection
+                while not signals:
+                    server.handle_request()
+                server.finish()
+        except Stopped as stopped:
+            if stopped.number != signal.SIGTERM:
+                raise
+            return stopped.exit_code            # without words: it is how services are stopped
+    return 0
 
 
 def parse(arguments):

@@ -1,6 +1,6 @@
 """Looking inside, training steps and planted bugs for the page: in one child process, with limits.
 
-These need torch, which takes time and memory that the endpoint must not pay for. So a child process does
+These take time and memory that the endpoint must not pay for, torch above all. So a child process does
 them, one at a time. It is started when it is first needed, gets SECONDS for each request and MEMORY in all,
 and ends when nobody has asked for a while, or when the server does. If it fails, in whatever way, that costs
 one answer.
@@ -15,6 +15,9 @@ Next: page.py
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -24,7 +27,6 @@ from scene.answer import endpoint
 from scene.answer.classifier import Classifier
 from scene.answer.endpoint import FOR_OURSELVES, Refusal
 from scene.answer.gradient_map import NeedsTorch
-from scene.signals import ignore_stops
 
 SECONDS = 30
 MEMORY = 1_000_000_000          # bytes of the child's own data
@@ -50,6 +52,7 @@ class Lab:
         try:
             found = json.loads(self.ask(task, body))
             if "refused" in found:
+                entry |= found.get("log", {})
                 raise Refusal(*found["refused"])
         except Refusal as refusal:
             found = endpoint.refuse(refusal, entry)
@@ -57,67 +60,81 @@ class Lab:
         return entry["status"], found | {"requestId": request_id}, entry
 
     def ask(self, task: str, body: bytes) -> bytes:
-        """What the child answers. Raises Refusal."""
+        """What the child answers: a line of JSON. Raises Refusal."""
         if not self.lock.acquire(timeout=SECONDS):
             raise Refusal("too_busy", "There are too many requests at once: try again in a second.")
         try:
-            if not self.child or not self.child.is_alive():
+            if not self.child or self.child.poll() is not None:
                 self.start()
-            self.pipe.send_bytes(task.encode() + b"\n" + body)
-            if not self.pipe.poll(SECONDS):
-                raise TimeoutError
-            return self.pipe.recv_bytes()
-        except (EOFError, OSError) as error:        # too slow, or it has ended, most likely out of memory
-            self.close()
-            raise Refusal("too_much_work", TOO_MUCH) from error
+            watchdog = threading.Timer(SECONDS, self.child.kill)
+            watchdog.start()
+            with suppress(OSError):                 # it has ended
+                self.child.stdin.write(f"{task} {len(body)}\n".encode() + body)
+                self.child.stdin.flush()
+            line = self.child.stdout.readline()
+            watchdog.cancel()
+            if not line.endswith(b"\n"):            # too slow, or it has ended, most likely out of memory
+                self.close()
+                raise Refusal("too_much_work", TOO_MUCH)
+            return line
         finally:
             self.lock.release()
 
     def start(self) -> None:
-        import multiprocessing  # here, not above: the endpoint needs none of it
-
-        spawn = multiprocessing.get_context("spawn")        # a server with threads must not fork
-        self.pipe, theirs = spawn.Pipe()
-        self.child = spawn.Process(target=live, args=(theirs, self.models), daemon=True)
-        self.child.start()
-        theirs.close()
+        """Starts a child, in a session of its own: Ctrl-C in a terminal is for the server alone."""
+        self.close()
+        command = [sys.executable, "-m", "scene.show.lab", json.dumps(self.models)]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      start_new_session=True)
 
     def close(self) -> None:
         """Ends the child."""
         child, self.child = self.child, None
         if child:
             child.kill()
-            child.join()
+            child.wait()
+            with suppress(OSError):                 # what could not be written before it ended
+                child.stdin.close()
+            child.stdout.close()
 
 
 # In the child
 
 
-def live(pipe, paths: dict[str, str]) -> None:
-    """Answers requests until the parent closes the pipe, or for as long as somebody asks."""
-    ignore_stops()
+def live(paths: dict[str, str]) -> None:
+    """Answers requests until the parent ends, or as long as somebody asks."""
     limit_memory()
     models = {}
-    with suppress(EOFError, OSError):
-        while pipe.poll(IDLE_SECONDS):
-            task, _, body = pipe.recv_bytes().partition(b"\n")
-            try:
-                found = work(task.decode(), body, models, paths)
-            except Refusal as refusal:
-                found = {"refused": [refusal.code, str(refusal)]}
-            except NeedsTorch as error:
-                found = {"refused": ["needs_torch", str(error)]}
-            except Exception as error:
-                found = {"refused": fail(error)}
-            pipe.send_bytes(json.dumps(found).encode())
+    while True:
+        wait(IDLE_SECONDS)
+        task, _, length = sys.stdin.buffer.readline().decode().partition(" ")
+        if not length:
+            return
+        wait(0)
+        body = sys.stdin.buffer.read(int(length))
+        try:
+            found = work(task, body, models, paths)
+        except Refusal as refusal:
+            found = {"refused": [refusal.code, str(refusal)]}
+        except NeedsTorch as error:
+            found = {"refused": ["needs_torch", str(error)]}
+        except Exception as error:
+            found = fail(error)
+        print(json.dumps(found), flush=True)
 
 
-def fail(error: Exception) -> list[str]:
-    """The code and the sentence for an unexpected failure, which is logged."""
+def wait(seconds: int) -> None:
+    """Ends this process after so many seconds, or never, where the system has alarms."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
+
+
+def fail(error: Exception) -> dict:
+    """The answer after an unexpected failure, and what the log says of it."""
     if memory.is_exhausted(error):
-        return ["too_much_work", TOO_MUCH]
-    endpoint.log({"error": endpoint.describe(error)})
-    return ["internal_error", "Something went wrong here: the server's log says what."]
+        return {"refused": ["too_much_work", TOO_MUCH]}
+    return {"refused": ["internal_error", "Something went wrong here: the server's log says what."],
+            "log": {"error": endpoint.describe(error)}}
 
 
 def limit_memory() -> None:
@@ -154,3 +171,7 @@ def work(task: str, body: bytes, models: dict[str, Classifier], paths: dict[str,
     if request.get("bug", "") not in {"", *bugs.of_the_network(model)}:
         raise Refusal("unknown_field", "The field bug must be one of those that this network can have.")
     return bugs.check(model, pixels, label, request.get("bug", ""))
+
+
+if __name__ == "__main__":
+    live(json.loads(sys.argv[1]))

@@ -10,8 +10,8 @@ from scene.nn.layer import Layer
 class ReLU(Layer):
     """Rectified linear unit: y = max(x, 0), element by element; x and y of any shape.
 
-    Given dy:   dx = dy where y ≠ 0, else 0   (at x = 0, where ReLU has no derivative, 0, and at NaN dy, as in
-    torch.nn)
+    Given dy:   dx = dy where y ≠ 0, else 0
+    At x = 0, where ReLU has no derivative, dx = 0. Where x is NaN, y is NaN and dx = dy. Both as in torch.nn.
     Source: Nair, Hinton, Rectified Linear Units (2010).
 
     >>> layer = ReLU()

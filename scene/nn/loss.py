@@ -35,6 +35,7 @@ class CrossEntropy:
     """Cross-entropy of softmax(z) with smoothed labels q: L = -1/N Σₙ Σₖ qₙₖ log pₙₖ,   q = (1 - ε) t + ε/K.
 
     Given p = softmax(z):   dz = (p - q) / N
+    log p is z - log Σⱼ exp zⱼ, and not the logarithm of a p that may have underflowed to 0.
     Smoothing limits overconfidence: at ε = 0.1 the gradient vanishes where p is about 0.9.
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §6.2.2; Szegedy et al., Rethinking
     the Inception Architecture (2015), §7.

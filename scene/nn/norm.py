@@ -14,8 +14,8 @@ class BatchNorm(Layer):
     x, y: (…, C), seen as (M, C).   γ (w), β (b), running mean and variance: (C,).
     Given dy:   dβ = Σ dy    dγ = Σ dy x̂    dx = γ/√(σ² + ε) · (dy - dβ/M - x̂ dγ/M)
     In evaluation μ and σ² are running averages. As in torch.nn, each step moves them a tenth of the way
-    (`momentum`) to the batch's mean and unbiased variance. Training on a single row is an error: it has no
-    variance.
+    (`momentum`) to the batch's mean and unbiased variance. Training on a single row is a ValueError: it has
+    no variance.
     Source: Ioffe, Szegedy, Batch Normalization (2015), Algorithm 1.
 
     >>> layer = BatchNorm(1, epsilon=0)
@@ -24,7 +24,7 @@ class BatchNorm(Layer):
     >>> x = tensor([[1.], [1.], [3.], [3.]])            # μ = 2, σ = 1, so x̂ = (-1, -1, 1, 1)
     >>> layer.forward(x, training=True).flatten().tolist()
     [2.0, 2.0, 8.0, 8.0]
-    >>> layer.backward(tensor([[4.], [0.], [0.], [0.]])).flatten().tolist()     # dx = 3 (dy - 4/4 + x̂ 4/4)
+    >>> layer.backward(tensor([[4.], [0.], [0.], [0.]])).flatten().tolist()     # 3 (dy - 4/4 - x̂ · (-4)/4)
     [6.0, -6.0, 0.0, 0.0]
     >>> network.grads.tolist()                          # dγ = 4 · -1, dβ = 4
     [-4.0, 4.0]

@@ -81,7 +81,7 @@ def submit(lesson, path):
     files.write(PROGRESS, json.dumps(progress, indent=1).encode())
     left = [other.name for other in LESSONS if other.name not in progress]
     following = f"; next: {COMMAND} {left[0]}" if left else ""
-    print(f"Compare it with {lesson.source}. {len(LESSONS) - len(left)} of {len(LESSONS)} lessons are done"
+    print(f"Compare it with {lesson.source}. {len(LESSONS) - len(left)} of {len(LESSONS)} lessons done"
           f"{following}")
     return 0
 
@@ -112,7 +112,7 @@ def listing(progress):
     """The lessons, evening by evening, with the learner's progress."""
     states = [state(lesson, progress) for lesson in LESSONS]
     done = sum(name.startswith("done") for name in states)
-    lines = [f"{done} of {len(LESSONS)} lessons are done, in {errors.printable(FOLDER.absolute())}", ""]
+    lines = [f"{done} of {len(LESSONS)} lessons done, in {errors.printable(FOLDER.absolute())}", ""]
     for i, lesson in enumerate(LESSONS):
         new_evening = i == 0 or LESSONS[i - 1].evening != lesson.evening
         evening = f"evening {lesson.evening}" if new_evening else ""

@@ -26,12 +26,12 @@ need: a prediction keeps nothing."""
 PARAMETERS = TRAINING + """
 The network owns the parameters: self.w and self.b are there when forward is called, and self.dw and
 self.db when backward is. Write gradients into these arrays (self.dw[...] = …), since the optimizer
-reads them there. self.dw = … would make another array."""
+reads them there. self.dw = … would make another array. Always return dx: needs_dx only saves time."""
 
 LESSONS = [
     Lesson(
         "relu", 1, "ReLU", "scene/nn/activation.py", ("ReLU.forward", "ReLU.backward"),
-        TRAINING,
+        TRAINING + " Your ReLU need not care about NaN.",
         "scene/nn/layer.py, the docstring at the top",
         ("No loop is needed: torch has elementwise operations that limit an array from below.",
          "For a single number: if x grows a little, how much does y grow? That factor multiplies dy.",

@@ -193,7 +193,7 @@ def race(lesson, path, trial, watchdog):
                 record.append(timed(side))
     ours, theirs = map(min, times)              # the fastest call is the one that was disturbed least
     beside = f"{duration(ours)} beside {duration(theirs)}, {trial.raced}"
-    return f"Speed: {ours / theirs:.2g} times as long as Scene's ({beside})."
+    return f"Speed, not marked: {ours / theirs:.2g} times as long as Scene's ({beside})."
 
 
 def timed(function):

@@ -16,7 +16,8 @@ Write the {body} of {write}. Then run
     python -m tests.lessons {name} --hint 1         a hint, if you are stuck; there are three
 
 Never write into an array that you received, and give new ones its dtype, as torch.zeros_like(x) does.
-Anything in torch may be used except torch.nn and autograd, which would do the lesson for you.
+Anything in torch may be used except torch.nn, autograd and ready-made layers such as torch.relu, which would
+do the lesson for you. In the examples below, tensor is torch.tensor, and Network that of scene/nn/layer.py.
 {task}
 
 Read first: {reading}.

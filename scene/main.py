@@ -26,6 +26,7 @@ from scene.learn.run import keep_out, resumable, train_and_save
 from scene.learn.teacher import OWN, choose
 from scene.options import TEST_SHARE, parse
 from scene.photos import folder, sets
+from scene.photos.cache import make_cache
 from scene.show import report as page
 from scene.show.answers import shown
 from scene.version import VERSION
@@ -53,7 +54,8 @@ def test_model(options, output, started):
     modelfile.check_mode(options.load_model, classifier.mode, options.mode)
     classes = classifier.classes
     print(f"Model {printable(options.load_model)}: {options.mode}, {len(classes)} classes: {listed(classes)}")
-    test_photos, findings = sets.load_test(options.test, classes, classifier.image_size, options.skip_bad)
+    test_photos, findings = sets.load_test(
+        options.test, classes, classifier.image_size, options.skip_bad, make_cache(options))
     report, features = test(classifier, options.load_model, test_photos, findings)
     report |= {"settings": {"mode": options.mode, "image_size": classifier.image_size}}
     write_report(output.evaluation, report, options, started)
@@ -85,13 +87,15 @@ def train_and_test(options, output, started):
 
 def load_photos(options, output):
     """The Photos to train on, those to test on, or None if the folds do that, and the findings."""
+    how = options.image_size, options.skip_bad
+    cache = make_cache(options)
     if options.test:
-        return sets.load_both(options.train, options.test, options.image_size, options.skip_bad)
+        return sets.load_both(options.train, options.test, *how, cache)
     if options.folds and not (options.split or options.test_share):
-        photos, findings = sets.load_one(options.train, options.image_size, options.skip_bad)
+        photos, findings = sets.load_one(options.train, *how, cache)
         return photos, None, findings
     division = options.test_share or TEST_SHARE, options.seed or 0, options.split
-    *both, findings, written = sets.load_split(options.train, options.image_size, options.skip_bad, *division)
+    *both, findings, written = sets.load_split(options.train, *how, *division, cache)
     files.write(output.split, written)
     print(f"The list is in {printable(output.split)}. The same photos again: --split "
           f"{shown(output.split)}", flush=True)

@@ -12,6 +12,7 @@ from scene.learn import recipe
 from scene.learn.teacher import OWN
 from scene.models import MODES
 from scene.photos import sets
+from scene.photos.cache import LIMIT
 
 TEST_SHARE = 0.2            # of the photos of a single folder
 USAGE = """python -m scene.main [option ...] PHOTOS MODE
@@ -111,6 +112,13 @@ def add_files(add):
         help="where to write model, metrics and report (default: the current folder)")
     add("--resume", action="store_true", default=None,
         help="continue an interrupted run in --output, if there is one")
+    add("--cache", metavar="FOLDER",
+        help="where to keep decoded photos for the next run (default: the user's folder for caches)")
+    add("--no-cache", action="store_true", help="decode all photos, and keep them in memory only")
+    add("--cache-size", metavar="GB", type=number(float, 0), default=LIMIT,
+        help=f"how large the cache may get, before its oldest entries are dropped (default: {LIMIT})")
+    add("--check-contents", action="store_true",
+        help="read every file to tell whether it has changed, instead of trusting its size and times")
     add("--no-report", dest="report", action="store_false", help="do not write report_<MODE>.html")
 
 
@@ -127,6 +135,8 @@ def check_folders(options, refuse):
         refuse("--split says which photos to test on: leave --test-share out")
     if options.held_out and options.folds:
         refuse("--folds already fits the calibration: leave --held-out out")
+    if options.cache and options.no_cache:
+        refuse("--cache and --no-cache exclude each other: leave one of them out")
     if options.epochs and options.minutes:
         refuse("--minutes finds the number of epochs: leave one of the two out")
 

@@ -6,6 +6,7 @@ With SCENE_GATE=1 in the environment, a skipped test is a failure.
 import os
 import signal
 import subprocess
+import tempfile
 import zipfile
 import zlib
 
@@ -18,6 +19,10 @@ from scene.errors import UserError
 from scene.models import MODES
 from tests import runtime, screenshot
 
+# Never the user's own cache of decoded photos, and no line of output about a new one.
+CACHE = tempfile.TemporaryDirectory()
+os.environ["SCENE_CACHE"] = CACHE.name
+os.mkdir(os.path.join(CACHE.name, "scene"), 0o700)
 torch.set_num_threads(1)        # as in training: more threads only slow down tiny operations
 # In the background Ctrl-C would be ignored, by the tests and by the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

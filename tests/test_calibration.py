@@ -318,7 +318,7 @@ def test_the_rest_is_trained_on_and_no_pixel_is_lost():
     assert min(map(int, held.paths)) >= 290 and sorted([*rest.groups, *held.groups]) == sorted(groups)
     assert len(held.labels) == 85 and len(rest.labels) == 1115
     for part in rest, held:
-        numbers = part.pixels[:, 0, 0, 0]
+        numbers = part.pixels[:][:, 0, 0, 0]
         assert [paths[i] for i in numbers] == part.paths and (labels[numbers] == part.labels).all()
         assert (np.diff(numbers.astype(int)) > 0).all()
     assert sorted([*rest.paths, *held.paths], key=int) == paths

@@ -272,7 +272,7 @@ def test_same_pixels_on_any_number_of_cores(train, monkeypatch):
     for i, name in enumerate(os.listdir(train / "ocean")):
         Image.effect_noise((50 + i, 40), 80).save(train / "ocean" / name)
     results = []
-    monkeypatch.setattr("scene.photos.folder.TOGETHER", 1)
+    monkeypatch.setattr("scene.photos.pixels.TOGETHER", 1)
     for cores in (1, 2, 7):
         monkeypatch.setattr("scene.processes.cores", lambda cores=cores: cores)
         (photos,), _ = load([scan(train)], ["grass", "ocean", "road"], 16)

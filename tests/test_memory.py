@@ -159,9 +159,12 @@ def describe(pixels):
     checkpoint.describe("FCNN", network, photos, settings)
 print(grows(describe))
 """,
-    "skip": """
-from scene.photos import folder
-print(grows(lambda pixels: folder.rearrange(pixels, [*range(3, len(pixels)), 0, 1])))
+    "choose": """
+from scene.photos.pixels import Rows
+def choose(pixels):
+    rows = Rows(Rows(pixels, slice(None, None, -1)), slice(1, None)).to_torch()
+    rows.index_select(0, torch.arange(4))
+print(grows(choose))
 """,
 }
 

@@ -20,7 +20,7 @@ from scene.errors import UserError
 from scene.learn.calibrate import Measured
 from scene.learn.folds import cross_validate, make_folds
 from scene.models import MODES
-from scene.photos import folder, sets, split
+from scene.photos import decode, folder, sets, split
 from scene.photos.findings import DataError
 from scene.photos.folder import Photos
 from tests.jobs import main_job, make_photos, make_settings
@@ -118,7 +118,7 @@ def test_copies_and_bursts_stay_on_one_side(size, seed, album):
         assert [path[len(str(album)) + 1:] for path in photos.paths] == [p for p in side if side[p] == word]
         for path, pixels, label in zip(photos.paths, photos.pixels, photos.labels, strict=True):
             with open(path, "rb") as file:
-                np.testing.assert_array_equal(pixels, folder.decode.decode(file.read(), size))
+                np.testing.assert_array_equal(pixels, decode.decode(file.read(), size))
             assert path.split("/")[-2] == CLASSES[label]
 
 
@@ -210,15 +210,6 @@ def test_near_copies_in_two_classes_are_named(album, tmp_path):
     (where, what), = [(finding.where, finding.what) for finding in findings]
     assert what == "nearly the same photo in two classes: move it out of one of them"
     assert "sea/copy0_a.jpg" in where and "road/wrong.jpg" in where
-
-
-@given(st.permutations(range(9)), st.integers(0, 9))
-def test_photos_are_rearranged_in_place(order, kept):
-    pixels = np.arange(9 * 4, dtype=np.uint8).reshape(9, 4)
-    expected = pixels[order[:kept]]
-    result = folder.rearrange(pixels, order[:kept])
-    np.testing.assert_array_equal(result, expected)
-    assert result.base is pixels.base
 
 
 # Folds

@@ -20,7 +20,7 @@ from scene.photos import folder
 def run(train_folder, test_folder):
     listings = [folder.scan(train_folder), folder.scan(test_folder)]
     (train, test), _ = folder.load(listings, listings[0].classes, 24, folder.check(*listings))
-    pixels = torch.from_numpy(train.pixels)                         # (N, 24, 24, 3) uint8
+    pixels = torch.from_numpy(train.pixels[:])                      # (N, 24, 24, 3) uint8
     labels = torch.from_numpy(train.labels)                         # (N,): the index of each photo's class
 
     randomness = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def run(train_folder, test_folder):
             value = loss.forward(z, labels[batch])                  # how wrong they are
             network.backward(loss.backward())                       # fills network.grads: ∂loss/∂params
             network.params -= 0.05 * network.grads                  # a step downhill
-        answers = network.forward(torch.from_numpy(test.pixels)).argmax(1)
+        answers = network.forward(torch.from_numpy(test.pixels[:])).argmax(1)
         accuracy = (answers == torch.from_numpy(test.labels)).float().mean().item()
         print(f"epoch {epoch + 1}: last loss {value:.3f}, {accuracy:.1%} of the test photos right")
 

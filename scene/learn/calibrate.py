@@ -13,7 +13,8 @@ import numpy as np
 from scene import processes
 from scene.answer import calibration, strangeness
 from scene.nn.loss import softmax
-from scene.photos.folder import rearrange
+from scene.photos.pixels import Rows
+from scene.photos.split import members
 
 ENOUGH = 1000               # training photos: of fewer, none can be spared
 SHARE = 0.05
@@ -33,23 +34,22 @@ def hold_out(photos, seed):
     """Divides photos.folder.Photos into those to train on and those held out, or None if none can be spared.
 
     A twentieth of every class is held out, drawn by the seed. Of photos that belong together, copies and
-    bursts, none is held out, since the network would know it. The pixels to train on are moved together in
-    place.
+    bursts, none is held out, since the network would know it. No pixels are copied.
     """
     if len(photos.labels) < ENOUGH:
         return photos, None
     held = draw(photos.labels, seed, photos.groups)
     if sum(held) < LEAST / 2:                   # most classes have a single photo, or most photos have copies
         return photos, None
-    taken = subset(photos, held, photos.pixels[held])
-    return subset(photos, ~held, rearrange(photos.pixels, np.flatnonzero(~held))), taken
+    return subset(photos, ~held), subset(photos, held)
 
 
-def subset(photos, chosen, pixels):
-    """The chosen photos, with these pixels."""
+def subset(photos, chosen):
+    """The chosen photos, without a copy of their pixels.   chosen: a mask (N,)."""
     paths = [path for path, keep in zip(photos.paths, chosen, strict=True) if keep]
-    groups = None if photos.groups is None else photos.groups[chosen]
-    return replace(photos, pixels=pixels, labels=photos.labels[chosen], paths=paths, groups=groups)
+    groups, hashes = (each if each is None else each[chosen] for each in (photos.groups, photos.hashes))
+    return replace(photos, pixels=Rows(photos.pixels, chosen), labels=photos.labels[chosen], paths=paths,
+                   groups=groups, hashes=hashes)
 
 
 def draw(labels, seed, groups=None):
@@ -66,8 +66,8 @@ def draw(labels, seed, groups=None):
     missing = round(wanted.sum()) - numbers.sum()
     numbers[np.argsort(numbers - wanted, kind="stable")[:missing]] += 1         # the largest remainders
     held = np.zeros(len(labels), bool)
-    for k, number in enumerate(np.minimum(numbers, counts - 1)):
-        held[random.permutation(np.flatnonzero((labels == k) & alone))[:max(0, number)]] = True
+    for mine, number in zip(members(labels, len(counts)), np.minimum(numbers, counts - 1), strict=True):
+        held[random.permutation(mine[alone[mine]])[:max(0, number)]] = True
     return held
 
 

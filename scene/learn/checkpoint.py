@@ -18,6 +18,7 @@ import safetensors.numpy
 from scene import files
 from scene.errors import UserError, printable
 from scene.nn.arrays import adopt, as_numpy
+from scene.photos.split import members
 from scene.signals import Stopped
 from scene.version import VERSION
 
@@ -182,16 +183,12 @@ def describe(mode, network, photos, settings, teacher=None):
     layers = [type(layer).__name__ for _, layer in network.walk()]
     run["layers"] = f"{len(layers)} ({hashlib.sha256(' '.join(layers).encode()).hexdigest()[:12]})"
     run["start from"] = teacher.name if teacher else "none"
-    for k, name in enumerate(photos.classes):
-        mine = np.flatnonzero(photos.labels == k)
-        # One photo at a time: their pixels together can fill half of the memory, and must not be copied.
-        run[f"class {name}"] = f"{len(mine)} photos ({fingerprint(photos.pixels[i] for i in mine)})"
+    hashes = hash_each(photos.pixels) if photos.hashes is None else photos.hashes
+    for name, mine in zip(photos.classes, members(photos.labels, len(photos.classes)), strict=True):
+        run[f"class {name}"] = f"{len(mine)} photos ({hashlib.sha256(hashes[mine]).hexdigest()[:12]})"
     return run
 
 
-def fingerprint(arrays):
-    """The first 12 hex digits of the SHA-256 of the arrays' numbers."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(as_numpy(array))
-    return sha.hexdigest()[:12]
+def hash_each(pixels):
+    """The SHA-256 of each photo: (N, H, W, 3) -> (N, 32). One at a time: a copy of all might not fit."""
+    return np.array([list(hashlib.sha256(as_numpy(photo)).digest()) for photo in pixels], np.uint8)

@@ -21,9 +21,9 @@ def make_folds(photos, folds, seed):
     groups = np.arange(len(photos.labels)) if photos.groups is None else photos.groups
     names = [f"{photos.classes[k]}/{i}" for i, k in enumerate(photos.labels)]
     fold = split.divide(photos.labels, groups, names, targets, seed)
-    for k, name in enumerate(photos.classes):
-        if len(np.unique(fold[photos.labels == k])) < 2:
-            raise UserError(f"Class {printable(name)} cannot be divided into folds: its photos ({counts[k]}) "
+    for name, mine in zip(photos.classes, split.members(photos.labels, len(counts)), strict=True):
+        if len(np.unique(fold[mine])) < 2:
+            raise UserError(f"Class {printable(name)} cannot be divided into folds: its photos ({len(mine)}) "
                             "belong together, as copies or a burst. Add others, or leave out --folds.")
     return fold
 

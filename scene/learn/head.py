@@ -26,6 +26,7 @@ from scene.learn.loop import LOSSES, prepare, shuffle
 from scene.learn.recalibrate import recalibrate
 from scene.learn.recipe import any_size
 from scene.nn.loss import one_hot
+from scene.photos.pixels import Rows
 from scene.processes import parallel_map
 
 STRENGTHS = [10 ** (power / 4) for power in range(-16, 9)]      # λ to try, as multiples of the mean of v
@@ -47,7 +48,7 @@ def with_head(network, teacher, pixels, labels, card, balanced=False):
         raise UserError(f"{printable(teacher.path)} has layers for photos of {teacher.network.image_size} "
                         f"pixels a side, not {network.image_size}: leave --image-size out.")
     if any_size(network):
-        recalibrate(network, torch.from_numpy(pixels))
+        recalibrate(network, Rows(pixels).to_torch())
     features = Classifier(network, card).features(pixels, parallel_map)
     w, b = solve_head(features, labels, last.outputs, balanced)
     last.w[...], last.b[...] = torch.from_numpy(w), torch.from_numpy(b)

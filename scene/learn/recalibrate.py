@@ -46,7 +46,7 @@ def recalibrate(network, pixels, processes=math.inf, size=None, most=None):
         measure(network, pixels[i::batches])        # photos are sorted by class: this takes some of each
         return [np.stack([as_numpy(norm.mean), as_numpy(norm.var)]) for norm in norms]
 
-    run = partial(parallel_map, most=processes) if pixels.device.type == "cpu" else map
+    run = partial(parallel_map, most=processes) if network.params.device.type == "cpu" else map
     found = list(run(measure_batch, range(min(batches, most or ENOUGH // size))))
     for norm, measured in zip(norms, zip(*found, strict=True), strict=True):
         means, variances = np.stack(measured, 1)                                    # (B, 2, C) -> 2 of (B, C)

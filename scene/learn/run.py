@@ -18,6 +18,7 @@ from scene.learn.calibrate import calibrate, evaluate, hold_out, measure, refere
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
+from scene.photos.pixels import Rows
 from scene.photos.sets import load_test
 from scene.signals import Stopped
 
@@ -95,8 +96,6 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     Without epochs, the head is all. watched: Photos on which the network is only measured, after each epoch.
     Returns the trained network, and its history.
     """
-    import torch
-
     from scene.learn.head import with_head
     from scene.learn.loop import train
 
@@ -108,9 +107,16 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
         with_head(source, teacher, photos.pixels, photos.labels, card, settings.balanced)
     if settings.epochs == 0:
         return source, []
-    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    held_out = watched and (torch.from_numpy(watched.pixels), torch.from_numpy(watched.labels))
+    pixels, labels = in_torch(photos, options.device)
+    held_out = watched and in_torch(watched)
     return network, train(network, pixels, labels, settings, source, checkpoint, held_out)
+
+
+def in_torch(photos, device="cpu"):
+    """The pixels and labels of Photos, for torch."""
+    import torch
+
+    return Rows(photos.pixels).to_torch(device), torch.from_numpy(photos.labels).to(device)
 
 
 def write_model(network, card, photos, held, options, output):
@@ -153,8 +159,6 @@ def say_uneven(photos):
 
 def find_epochs(network, photos, settings, options, output):
     """The number of epochs for --minutes: that of the run to resume, or as many as fit. Says how many."""
-    import torch
-
     from scene.learn.checkpoint import read
     from scene.learn.minutes import plan_epochs
 
@@ -164,8 +168,7 @@ def find_epochs(network, photos, settings, options, output):
         if finished := output.finished():
             return finished["settings"]["epochs"]
     seconds = 60 * options.minutes / (options.folds or 1)       # K folds of (K-1)/K photos, and one of all
-    pixels, labels = (torch.from_numpy(array).to(options.device) for array in (photos.pixels, photos.labels))
-    epochs, each = plan_epochs(network, pixels, labels, settings, seconds)
+    epochs, each = plan_epochs(network, *in_torch(photos, options.device), settings, seconds)
     each *= options.folds or 1
     over = f", longer than --minutes {options.minutes:g}" if each > 60 * options.minutes else ""
     print(f"An epoch takes about {each:.2g} s{over}. The same run again: --epochs {epochs} instead of "
@@ -179,7 +182,7 @@ def validate(photos, settings, teacher, card, options, output, run):
     from scene.learn.folds import cross_validate
 
     def ask(asked):
-        chosen, others = (subset(photos, part, photos.pixels[part]) for part in (~asked, asked))
+        chosen, others = (subset(photos, part) for part in (~asked, asked))
         network = make_network(options, len(photos.classes), teacher)
         network, _ = fit(network, chosen, settings, teacher, card, options)
         classifier = Classifier.load(modelfile.encode(network, card))

@@ -8,7 +8,7 @@ together those that might be copies, in a time that grows like the number of pho
 
 Nothing is decoded for this: the pictures, 24 pixels a side, come from the pixels that training uses.
 
-Next: split.py
+Next: pixels.py
 """
 
 from itertools import pairwise, product

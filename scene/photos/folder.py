@@ -17,20 +17,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 
 from scene.errors import is_printable, listed, printable
 from scene.files import is_path_component
-from scene.photos import decode, duplicates
+from scene.photos import duplicates
+from scene.photos.cache import Cache
 from scene.photos.findings import DataError, Finding
-from scene.photos.hints import count, no_photos, to_export
-from scene.processes import parallel_map, shared_memory
+from scene.photos.hints import SUFFIXES, count, no_photos, suffix_of, to_export
+from scene.photos.pixels import Rows, decode_all
 
-TOGETHER = 8                # a process sends the results of this many photos at once
-SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PNG": (".png",), "WebP": (".webp",)}
 LEAK = "the same photo in the test and the training set"
 NEAR_LEAK = "nearly the same photo in the test and the training set"
 
@@ -71,14 +69,16 @@ class Listing:
 class Photos:
     """Decoded photos: pixels (N, S, S, 3) uint8, labels (N,) int64 that index `classes`, and N paths.
 
+    hashes: (N, 32) uint8, the SHA-256 of each photo's pixels.
     groups: (N,) int64, equal for photos that belong together: copies, near-copies and bursts.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Rows
     labels: np.ndarray
     paths: list[str]
     classes: list[str]
     groups: np.ndarray | None = None
+    hashes: np.ndarray | None = None
 
 
 # Names
@@ -183,11 +183,6 @@ def entries(folder, passed_over):
     return folders, photos
 
 
-def suffix_of(path):
-    """The end of a file's name, in lower case: ".jpg"."""
-    return os.path.splitext(path)[1].lower()
-
-
 def unreadable(error):
     """The reason why a folder cannot be listed, and advice."""
     if isinstance(error, FileNotFoundError):
@@ -257,116 +252,86 @@ def check_test(classes: Sequence[str], test: Listing, owner: str = "the model") 
 
 
 def load(listings: list[Listing], classes: Sequence[str], size: int, findings: Sequence[Finding] = (),
-         skip_bad: bool = False, divide: Callable | None = None) -> tuple[list[Photos], list[Finding]]:
+         skip_bad: bool = False, divide: Callable | None = None,
+         cache: Cache | None = None) -> tuple[list[Photos], list[Finding]]:
     """Decodes the photos of each listing to size x size pixels. Returns them with all findings, old and new.
 
     A label is the index of the photo's class in `classes`. `skip_bad` leaves out photos that cannot be used.
     divide(listing, groups) divides a single listing into those of TRAIN and TEST, as photos/split.py does,
-    and returns them with its findings. Raises DataError if any finding is an error.
+    and returns them with its findings. With a cache, photos are not decoded again. Raises DataError if any
+    finding is an error.
     """
-    paths = [path for listing in listings for path in listing.paths]
-    names = [name for listing in listings for name, photos in listing.photos.items() for _ in photos]
-    pixels, pictures, times, digests, noticed = decode_all(paths, size, "skipped" if skip_bad else "error")
-    findings = [*findings, *noticed]
-    copies = duplicates.find_groups(digests, pictures)
-    groups = duplicates.join_bursts(copies, names, times)
-    known = {path: Known(i, digests[i], copies[i], groups[i]) for i, path in enumerate(paths) if digests[i]}
-    unusable = digests.count(None)
+    decode = cache.decode_all if cache else decode_all
+    found = [decode(listing.paths, size) for listing in listings]
+    findings = [*findings, *find_odd(listings, found, "skipped" if skip_bad else "error")]
+    known = know(listings, found, cache)
+    unusable = sum(len(decoded.problems) for decoded in found)
     if skip_bad and unusable:
         listings = [leave_out(listing, known, findings) for listing in listings]
     if divide and not any(finding.verdict == "error" for finding in findings):
         listings, noticed = divide(listings[0], {path: photo.group for path, photo in known.items()})
         findings += noticed
+        found = found * 2
     findings += find_duplicates(listings, known)
     if any(finding.verdict == "error" for finding in findings):
         raise DataError(findings, 0 if skip_bad else unusable)
+    return [take(*each, classes, known) for each in zip(listings, found, strict=True)], findings
 
-    pixels = rearrange(pixels, [known[path].index for listing in listings for path in listing.paths])
-    sets = []
-    start = 0
-    for listing in listings:
-        labels = [classes.index(name) for name, photos in listing.photos.items() for _ in photos]
-        groups = np.array([known[path].group for path in listing.paths], np.int64)
-        end = start + len(labels)
-        labels = np.array(labels, np.int64)
-        sets.append(Photos(pixels[start:end], labels, listing.paths, list(classes), groups))
-        start = end
-    return sets, findings
+
+def take(listing, decoded, classes, known):
+    """The Photos of a listing, out of all that were decoded."""
+    number = {name: k for k, name in enumerate(classes)}
+    labels = [number[name] for name, photos in listing.photos.items() for _ in photos]
+    chosen = np.array([known[path].index for path in listing.paths], np.int64)
+    groups = np.array([known[path].group for path in listing.paths], np.int64)
+    return Photos(Rows(decoded.pixels, chosen), np.array(labels, np.int64), listing.paths, list(classes),
+                  groups, decoded.details["hash"][chosen])
 
 
 class Known(NamedTuple):
     """What `load` knows of a usable photo."""
 
-    index: int          # of its pixels
-    digest: bytes       # the SHA-256 of its pixels
-    copies: int         # the first photo among its copies
+    index: int          # of its pixels, among those of its listing
+    digest: bytes       # Decoded.digest
+    copies: int         # the first photo among its copies, counted over all listings
     group: int          # the first photo among its copies and the bursts that it belongs to
 
 
-def decode_all(paths, size, verdict):
-    """Decodes photos on all cores. Returns, for N of them:
-
-    pixels (N, S, S, 3), small pictures (N, SIDE, SIDE), times (N,), the SHA-256 of each photo's pixels, and
-    findings. The SHA-256 of a picture of one plain colour is that of its path, so it is no duplicate of
-    another. A photo that cannot be used has None for a SHA-256, and a finding with this verdict.
-    """
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0       # a thread of its own, which a process that forks had better not have
-    pixels = shared_memory((len(paths), size, size, 3), np.uint8)
-    pictures = shared_memory((len(paths), duplicates.SIDE, duplicates.SIDE), np.uint8)
-    times = shared_memory((len(paths),), np.float64)
-
-    def decode_one(i):
-        where = printable(paths[i])
-        try:
-            data = decode.read(paths[i])
-            pixels[i] = decode.decode(data, size)
-            large = pixels[i] if size >= duplicates.SIDE else decode.decode(data, duplicates.SIDE)
-        except decode.PhotoError as error:
-            return None, Finding(verdict, where, str(error))
-        pictures[i] = duplicates.shrink(large)
-        times[i] = decode.find_time(data)
-        odd = oddity(paths[i], data, size)
-        plain = (pixels[i] == pixels[i][0, 0]).all()        # two of one colour need not be the same photo
-        digest = hashlib.sha256(os.fsencode(paths[i]) if plain else pixels[i]).digest()
-        return digest, odd and Finding("accepted", where, odd)
-
-    results = parallel_map(decode_one, range(len(paths)), TOGETHER)
-    results = list(tqdm(results, desc="photos", total=len(paths), leave=False, disable=None))
-    digests = [digest for digest, _ in results]
-    return pixels, pictures, times, digests, [finding for _, finding in results if finding]
+def know(listings, found, cache):
+    """What is known of each usable photo: {path: Known}."""
+    paths = [path for listing in listings for path in listing.paths]
+    names = [name for listing in listings for name, photos in listing.photos.items() for _ in photos]
+    indices = [i for listing in listings for i in range(len(listing.paths))]
+    digests = [decoded.digest(i, os.fsencode(path)) for listing, decoded in zip(listings, found, strict=True)
+               for i, path in enumerate(listing.paths)]
+    details = [decoded.details for decoded in found]
+    copies = find_copies(details, digests, cache)
+    times = np.concatenate([part["time"] for part in details])
+    groups = duplicates.join_bursts(copies, names, times)
+    photos = zip(indices, digests, copies.tolist(), groups.tolist(), strict=True)
+    return {path: Known(*photo) for path, photo in zip(paths, photos, strict=True) if photo[1]}
 
 
-def rearrange(pixels, order):
-    """pixels[order], in place: there may be no memory for a copy. The order names no photo twice."""
-    everything = np.concatenate([order, np.setdiff1d(np.arange(len(pixels)), order)]).astype(np.int64)
-    moved = everything == np.arange(len(pixels))
-    for start in np.flatnonzero(~moved):
-        if moved[start]:
-            continue
-        first = pixels[start].copy()
-        to = start
-        while everything[to] != start:              # a cycle: each photo goes where the one before came from
-            pixels[to] = pixels[everything[to]]
-            moved[to] = True
-            to = everything[to]
-        pixels[to] = first
-        moved[to] = True
-    return pixels[:len(order)]
+def find_copies(details, digests, cache):
+    """Groups of copies over all listings, as duplicates.find_groups returns them."""
+    def compute():
+        pictures = [part["picture"] for part in details]
+        return duplicates.find_groups(digests, np.concatenate(pictures) if pictures[1:] else pictures[0])
+
+    if not cache:
+        return compute()
+    content = [hashlib.sha256(part).digest() for part in details]
+    return cache.recall(b"".join([*content, *(digest or b"none" for digest in digests)]), compute)
 
 
-def oddity(path, data, size):
-    """Something that the owner of a usable photo may not know about it, or None."""
-    kind = decode.find_format(data, decode.LOCAL.formats)
-    image = decode.open_image(BytesIO(data), kind)
-    if suffix_of(path) not in SUFFIXES[kind]:
-        return f"a {kind}, despite its name"
-    if getattr(image, "n_frames", 1) > 1:
-        return "animated: only its first picture is used"
-    if min(image.size) < size // 2:
-        return f"{image.width}x{image.height} pixels, enlarged to {size}x{size}"
-    return None
+def find_odd(listings, found, verdict):
+    """Findings on single photos: those that cannot be used, with this verdict, and odd ones."""
+    for listing, decoded in zip(listings, found, strict=True):
+        paths = listing.paths
+        notes = [(i, verdict, what) for i, what in decoded.problems.items()]
+        notes += [(i, "accepted", what) for i, what in decoded.oddities.items()]
+        for i, how, what in sorted(notes):
+            yield Finding(how, printable(paths[i]), what)
 
 
 def find_duplicates(listings, known):

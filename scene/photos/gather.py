@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from scene.errors import printable
-from scene.photos.folder import SUFFIXES, suffix_of
-from scene.photos.hints import FORMATS, count
+from scene.photos.hints import FORMATS, SUFFIXES, count, suffix_of
 
 # All are tried, so that a picture in a format that Scene does not read is listed with the reason.
 PICTURES = {suffix for suffixes in [*SUFFIXES.values(), *FORMATS.values()] for suffix in suffixes}

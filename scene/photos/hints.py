@@ -3,9 +3,15 @@
 Next: folder.py
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
+SUFFIXES = {                # of the photos that Scene reads, by format
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png",),
+    "WebP": (".webp",),
+}
 FORMATS = {                 # pictures in formats that Scene does not read, by suffix
     "HEIC": (".heic", ".heif", ".hif"),
     "AVIF": (".avif",),
@@ -19,6 +25,11 @@ FORMATS = {                 # pictures in formats that Scene does not read, by s
 ADVICE = {"HEIC": " (iPhones take JPEG if their camera is set to Most Compatible)"}
 SHOWN = 3                   # kinds of files
 OTHER_KINDS = "hidden", "folder", "no suffix"       # what a Listing counts besides suffixes
+
+
+def suffix_of(path: str) -> str:
+    """The end of a file's name, in lower case: ".jpg"."""
+    return os.path.splitext(path)[1].lower()
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -32,17 +32,23 @@ def divide(labels: np.ndarray, groups: np.ndarray, names: Sequence[str], targets
     group goes where most photos of its classes are missing, which brings the parts closest to their targets:
     adding s photos where d are missing changes the squared distance by s² - 2 s d.
     """
-    members = {}
-    for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
+    together = {}
+    for i, group in enumerate(groups.tolist()):
+        together.setdefault(group, []).append(i)
     missing = np.array(targets, float)
     parts = np.empty(len(labels), np.int64)
-    for group in sorted(members.values(), key=lambda group: (-len(group), shuffled(names[group[0]], seed))):
-        counts = np.bincount(labels[group], minlength=missing.shape[1])
-        part = (missing @ counts).argmax()
-        missing[part] -= counts
+    for group in sorted(together.values(), key=lambda group: (-len(group), shuffled(names[group[0]], seed))):
+        classes, counts = np.unique(labels[group], return_counts=True)      # few, of perhaps thousands
+        part = (missing[:, classes] @ counts).argmax()
+        missing[part, classes] -= counts
         parts[group] = part
     return parts
+
+
+def members(labels: np.ndarray, classes: int) -> list[np.ndarray]:
+    """The indices of each class's photos: labels (N,) -> K arrays, each in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(labels, minlength=classes))[:-1])
 
 
 def shuffled(name, seed):

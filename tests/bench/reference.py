@@ -47,7 +47,7 @@ def load(train, test):
     listings = [folder.scan(path) for path in (train, test)]
     classes = listings[0].classes
     both, _ = folder.load(listings, classes, SIZE, folder.check(*listings), skip_bad=True)
-    return classes, [(prepare(photos.pixels), torch.from_numpy(photos.labels)) for photos in both]
+    return classes, [(prepare(photos.pixels[:]), torch.from_numpy(photos.labels)) for photos in both]
 
 
 def prepare(pixels):

@@ -13,7 +13,7 @@ LABELS = np.array([0, 0, 0, 1, 1, 1])
 def test_the_confident_joint_by_hand():
     """t = (0.6, 31/60): photo 2 has the wrong label 0, photo 5 the wrong label 1."""
     assert thresholds(LABELS, P) == pytest.approx([0.6, (0.6 + 0.9 + 0.05) / 3])
-    assert confident_joint(LABELS, P).tolist() == [[2, 1], [1, 2]]
+    assert confident_joint(LABELS, P).among([0, 1]).tolist() == [[2, 1], [1, 2]]
     assert count_errors(LABELS, P).tolist() == [1, 1]
     assert [(i, k) for _, i, k in suspects(LABELS, P)] == [(5, 0), (2, 1)]
     assert suspects(LABELS, P)[0][0] == pytest.approx(0.05 / ((0.6 + 0.9 + 0.05) / 3))

@@ -39,7 +39,7 @@ from __future__ import annotations
 import numpy as np
 
 from scene.answer import strangeness
-from scene.answer.metrics import wilson_interval
+from scene.answer.metrics import by_parts, wilson_interval
 from scene.nn.loss import softmax
 
 PROMISE = 0.1               # the share of wrong answers among the sure ones, by default
@@ -145,9 +145,17 @@ def is_valid(calibration: dict[str, np.ndarray], network) -> bool:
 # How good it is
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> list[dict]:
-    """For each bin with photos in it: its limits, mean confidence, share of right answers, and photos."""
-    c = probabilities.max(1).astype(np.float64)
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS,
+                power: float = 1) -> list[dict]:
+    """For each bin with photos in it: its limits, mean confidence, share of right answers, and photos.
+
+    power: that of the probabilities, which are then normalised again: softmax(z / T)ᵀ ∝ exp z.
+    """
+    def confidence(p):
+        raised = p.astype(np.float64) ** power
+        return raised.max(1) / raised.sum(1) if power != 1 else raised.max(1)
+
+    c = np.concatenate(by_parts(confidence, probabilities.shape[1], probabilities))
     right = probabilities.argmax(1) == labels
     place = np.minimum((c * bins).astype(int), bins - 1)
     return [{"from": b / bins, "to": (b + 1) / bins, "confidence": float(c[place == b].mean()),
@@ -163,14 +171,13 @@ def expected_calibration_error(table: list[dict]) -> float:
 
 def evaluate(labels, probabilities, reasons, calibration) -> dict:
     """How well a calibration does on test photos, ready for JSON. The arguments are arrays as above."""
-    before = probabilities.astype(np.float64) ** float(calibration["temperature"])      # p ∝ exp(z / T)
-    before /= before.sum(1, keepdims=True)
+    temperature = float(calibration["temperature"])
     table = reliability(labels, probabilities)
     sure = np.array([reason is None for reason in reasons])
     wrong = int((probabilities.argmax(1) != labels)[sure].sum())
     return {
-        "temperature": float(calibration["temperature"]),
-        "ece_before": expected_calibration_error(reliability(labels, before)),
+        "temperature": temperature,
+        "ece_before": expected_calibration_error(reliability(labels, probabilities, power=temperature)),
         "ece": expected_calibration_error(table),
         "reliability": table,
         "promised_error": round(float(calibration["error"]), 6),

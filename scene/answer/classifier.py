@@ -18,6 +18,7 @@ import os
 import numpy as np
 
 from scene.answer import calibration, modelfile, strangeness
+from scene.answer.metrics import by_parts
 from scene.answer.modelfile import ModelFileError
 from scene.models import MODES
 from scene.nn.arrays import adopt, as_numpy, flip, library
@@ -141,7 +142,8 @@ class Classifier:
     def probabilities_of(self, features: np.ndarray) -> np.ndarray:
         """The probabilities from features: (N, F) -> (N, K). Raises ModelFileError if any are NaN."""
         with np.errstate(all="ignore"):                     # overflow ends in NaN, which is caught below
-            p = softmax(self.scores(features) / self.temperature)
+            p = np.concatenate(by_parts(lambda few: softmax(self.scores(few) / self.temperature),
+                                        len(self.classes), features))
         if not np.isfinite(p).all():
             raise ModelFileError("its probabilities are NaN")
         return p

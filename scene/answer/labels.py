@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from scene.answer.metrics import Confusion, by_parts
+from scene.photos.split import members
+
 
 def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The mean probability of each class over the photos labelled with it: (N,), (N, K) -> (K,).
@@ -33,23 +36,24 @@ def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.divide(sums, count, out=np.full(classes, np.inf), where=count > 0)
 
 
-def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """C: how many photos labelled i confidently belong to class j: (N,), (N, K) -> (K, K)."""
-    classes = probabilities.shape[1]
-    allowed = probabilities >= thresholds(labels, probabilities)            # (N, K)
-    sure = allowed.any(1)
-    belongs = np.where(allowed, probabilities, -1).argmax(1)
-    joint = np.zeros((classes, classes), np.int64)
-    np.add.at(joint, (labels[sure], belongs[sure]), 1)
-    return joint
+def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> Confusion:
+    """C: how many photos labelled i confidently belong to class j: (N,), (N, K) -> (K, K), sparse."""
+    least = thresholds(labels, probabilities)
+
+    def belongs(p):
+        allowed = p >= least                                                # (N, K)
+        return np.where(allowed.any(1), np.where(allowed, p, -1).argmax(1), -1)
+
+    found = np.concatenate(by_parts(belongs, len(least), probabilities))
+    sure = found >= 0
+    return Confusion(labels[sure], found[sure], probabilities.shape[1])
 
 
 def count_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The estimated number of wrong labels in each class: (N,), (N, K) -> (K,) whole numbers."""
     joint = confident_joint(labels, probabilities)
-    rows = joint.sum(1)
-    wrong = (rows - np.diag(joint)) / np.maximum(rows, 1)
-    return (np.bincount(labels, minlength=len(joint)) * wrong).round().astype(int)
+    wrong = (joint.there - joint.right) / np.maximum(joint.there, 1)
+    return (np.bincount(labels, minlength=joint.classes) * wrong).round().astype(int)
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, int, int]]:
@@ -62,8 +66,8 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float,
     belief = own / thresholds(labels, probabilities)[labels]                # (N,)
     best = probabilities.argmax(1)
     found = []
-    for k, count in enumerate(count_errors(labels, probabilities)):
-        photos = np.flatnonzero(labels == k)
+    counts = count_errors(labels, probabilities)
+    for k, (photos, count) in enumerate(zip(members(labels, len(counts)), counts, strict=True)):
         least = photos[np.argsort(belief[photos], kind="stable")][:count]
         found += [int(i) for i in least if best[i] != k]
     return sorted((float(belief[i]), i, int(best[i])) for i in found)

@@ -4,15 +4,59 @@ Next: strangeness.py
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+DENSE = 1000            # classes: of more, the file of metrics lists the confusions that happened
+CHUNK = 1 << 24         # numbers that are compared at once
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts how often class i was taken for class j: (N,) integers -> (K, K), row i, column j."""
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (labels, predictions), 1)
-    return matrix
+
+class Confusion:
+    """How often class i was taken for class j.   labels, answers: (N,) integers below `classes`.
+
+    Only what happened is stored: with 10 000 classes, that is hardly any of the 100 million pairs.
+    i, j, count: (M,), in the order of i and then j. Of each class, (K,): there are so many photos of it
+    (`there`), answers with it (`given`), and both at once (`right`).
+    """
+
+    def __init__(self, labels: np.ndarray, answers: np.ndarray, classes: int):
+        self.classes = classes
+        self.pairs, self.count = np.unique(labels * classes + answers, return_counts=True)
+        self.i, self.j = np.divmod(self.pairs, classes)
+        self.there = np.bincount(labels, minlength=classes)
+        self.given = np.bincount(answers, minlength=classes)
+        self.right = np.bincount(labels[labels == answers], minlength=classes)
+
+    def __getitem__(self, pair: tuple[int, int]) -> int:
+        """How often class i was taken for class j."""
+        wanted = pair[0] * self.classes + pair[1]
+        place = np.searchsorted(self.pairs, wanted)
+        return int(self.count[place]) if place < len(self.pairs) and self.pairs[place] == wanted else 0
+
+    def among(self, chosen: np.ndarray) -> np.ndarray:
+        """The confusion matrix of some classes, in their order: S indices -> (S, S), a row for each class."""
+        place = np.full(self.classes, -1)
+        place[chosen] = np.arange(len(chosen))
+        rows, columns = place[self.i], place[self.j]
+        both = (rows >= 0) & (columns >= 0)
+        matrix = np.zeros((len(chosen), len(chosen)), np.int64)
+        matrix[rows[both], columns[both]] = self.count[both]
+        return matrix
+
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """(count, class, answer) of every kind of mistake, the most common first."""
+        wrong = np.flatnonzero(self.i != self.j)
+        order = wrong[np.argsort(-self.count[wrong], kind="stable")]
+        columns = (each[order].tolist() for each in (self.count, self.i, self.j))
+        return list(zip(*columns, strict=True))
+
+    def entry(self, names: list[str]) -> dict:
+        """For the file of metrics: the matrix, or of more than DENSE classes [class, answer, count]."""
+        if self.classes <= DENSE:
+            return {"confusion": self.among(np.arange(self.classes)).tolist()}
+        return {"confusions": [[names[i], names[j], count] for i, j, count in zip(
+            self.i.tolist(), self.j.tolist(), self.count.tolist(), strict=True)]}
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -27,43 +71,49 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def per_class(matrix: np.ndarray) -> list[dict]:
-    """Precision, recall, F1 and count of each class, from a confusion matrix. None stands for 0 / 0.
+def per_class(confusion: Confusion) -> list[dict]:
+    """Precision, recall, F1 and count of each class. None stands for 0 / 0.
 
     precision: of the photos classified as this class, the share that belongs to it
     recall: of this class's photos, the share found
     F1 = 2 · precision · recall / (precision + recall)
     """
     def share(a, b):
-        return float(a / b) if b else None
+        return a / b if b else None
 
-    rows = []
-    for k in range(len(matrix)):
-        right = matrix[k, k]
-        given = matrix[:, k].sum()
-        there = matrix[k].sum()
-        rows.append({"precision": share(right, given), "recall": share(right, there),
-                     "f1": share(2 * right, given + there), "count": int(there)})
-    return rows
+    counts = (each.tolist() for each in (confusion.right, confusion.given, confusion.there))
+    return [{"precision": share(right, given), "recall": share(right, there),
+             "f1": share(2 * right, given + there), "count": there}
+            for right, given, there in zip(*counts, strict=True)]
 
 
-def balanced_accuracy(matrix: np.ndarray) -> float:
-    """The mean recall of the classes that have photos, from a confusion matrix (K, K).
+def balanced_accuracy(confusion: Confusion) -> float:
+    """The mean recall of the classes that have photos.
 
     Guessing a class that has half of the photos is right half of the time, but its balanced accuracy is only
     1/K. Source: Brodersen et al., The Balanced Accuracy and Its Posterior Distribution (2010).
     """
-    there = matrix.sum(1)
-    return float((matrix.diagonal()[there > 0] / there[there > 0]).mean())
+    tested = confusion.there > 0
+    return float((confusion.right[tested] / confusion.there[tested]).mean())
 
 
 def top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> float:
     """The share of photos whose class is among the k most probable: labels (N,), probabilities (N, K)."""
-    # Counting takes an eighth of the memory that sorting all classes of all photos would.
-    own = probabilities[np.arange(len(labels)), labels][:, None]                # (N, K) -> (N, 1)
-    earlier = np.arange(probabilities.shape[1]) < np.asarray(labels)[:, None]   # wins if it is as probable
-    above = (probabilities > own) | (probabilities == own) & earlier
-    return float((above.sum(1) < k).mean())
+    def among_first(labels, p):
+        # Counting takes an eighth of the memory that sorting all classes of all photos would.
+        own = p[np.arange(len(labels)), labels][:, None]                        # (N, K) -> (N, 1)
+        earlier = np.arange(p.shape[1]) < labels[:, None]                       # wins if it is as probable
+        above = (p > own) | (p == own) & earlier
+        return (above.sum(1) < k).sum()
+
+    parts = by_parts(among_first, probabilities.shape[1], np.asarray(labels), probabilities)
+    return float(sum(parts) / len(labels))
+
+
+def by_parts(work: Callable, width: int, *arrays: np.ndarray) -> list:
+    """What `work` returns for a part of the arrays, (N, …), after the other, where it needs (N, width)."""
+    step = max(1, CHUNK // width)
+    return [work(*(array[i:i + step] for array in arrays)) for i in range(0, max(1, len(arrays[0])), step)]
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict]:
@@ -88,19 +138,19 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict:
     """The whole report, ready for JSON, from labels (N,), probabilities (N, K) and K class names."""
-    matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
-    right = int(matrix.trace())
-    total = int(matrix.sum())
+    confusion = Confusion(labels, probabilities.argmax(1), len(classes))
+    right = int(confusion.right.sum())
+    total = len(labels)
     return {
         "accuracy": right / total,
         "interval": wilson_interval(right, total),
-        "balanced": balanced_accuracy(matrix),
-        "baseline": float(matrix.sum(1).max() / total),
+        "balanced": balanced_accuracy(confusion),
+        "baseline": float(confusion.there.max() / total),
         "top3": top_k_accuracy(labels, probabilities, 3) if len(classes) > 5 else None,
         "top5": top_k_accuracy(labels, probabilities, 5) if len(classes) > 10 else None,
         "photos": total,
-        "confusion": matrix.tolist(),
-        "classes": dict(zip(classes, per_class(matrix), strict=True)),
+        **confusion.entry(classes),
+        "classes": dict(zip(classes, per_class(confusion), strict=True)),
     }
 
 
@@ -137,7 +187,7 @@ def describe(report: dict) -> str:
         shares = [row[key] for key in ("precision", "recall", "f1")]
         precision, recall, f1 = ("–" if share is None else f"{share:.1%}" for share in shares)
         lines.append(f"{name:{width}}{precision:>11}{recall:>8}{f1:>8}{row['count']:>7}")
-    return "\n".join([*lines, "", *describe_confusion(report["confusion"], names, width)])
+    return "\n".join([*lines, "", *describe_confusion(report, names, width)])
 
 
 def describe_folds(report: dict) -> str:
@@ -148,22 +198,23 @@ def describe_folds(report: dict) -> str:
             f"{low:.1%} to {high:.1%})")
 
 
-def describe_confusion(matrix, names, width):
+def describe_confusion(report, names, width):
     """The confusion matrix as a table or, if there are too many classes, the ten most common mistakes."""
     if len(names) > MATRIX_CLASSES:
-        return describe_mistakes(matrix, names)
+        return describe_mistakes(report, names)
     column = max(6, min(2 + max(map(len, names)), (TERMINAL - width) // len(names)))
     head = "".join(f"{name[:column - 2]:>{column}}" for name in names)
     rows = [f"{name:{width}}" + "".join(f"{count or '·':>{column}}" for count in row)
-            for name, row in zip(names, matrix, strict=True)]
+            for name, row in zip(names, report["confusion"], strict=True)]
     title = "Confusion matrix: rows are the photos' classes, columns the answers"
     return [title, f"{'':{width}}{head}", *rows]
 
 
-def describe_mistakes(matrix, names):
+def describe_mistakes(report, names):
     """The ten most common mistakes, one a line."""
-    mistakes = [(count, names[i], names[j])
-                for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    rows = [f"{count:6} x {name} taken for {other}" for count, name, other in mistakes[:10]]
+    found = report.get("confusions") or [
+        (name, other, count) for name, row in zip(names, report["confusion"], strict=True)
+        for other, count in zip(names, row, strict=True) if count]
+    mistakes = sorted((each for each in found if each[0] != each[1]), key=lambda each: -each[2])
+    rows = [f"{count:6} x {name} taken for {other}" for name, other, count in mistakes[:10]]
     return ["Most common mistakes:", *rows]

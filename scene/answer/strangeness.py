@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from scene.answer.metrics import by_parts
+
 SMOOTH = 0.01           # of each variance is added to it: a few photos leave some combinations without any
 SMALLEST = 4            # the least side of the coarsest scale
 
@@ -102,8 +104,12 @@ def distances(features: np.ndarray, textures: np.ndarray, fitted: dict[str, np.n
 def nearest(x, centres, whitener):
     """d², the squared distance from the nearest centre: (N, F), (K, F) and (F, F) -> (N,)."""
     x, centres = x @ whitener, centres @ whitener
-    squares = (x * x).sum(1)[:, None] + (centres * centres).sum(1) - 2 * x @ centres.T          # (N, K)
-    return np.maximum(squares.min(1), 1e-6)
+
+    def least(x):
+        squares = (x * x).sum(1)[:, None] + (centres * centres).sum(1) - 2 * x @ centres.T      # (N, K)
+        return squares.min(1)
+
+    return np.maximum(np.concatenate(by_parts(least, len(centres), x)), 1e-6)
 
 
 def strangeness(logs: np.ndarray, usual: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from scene.processes import parallel_map
 
 STRENGTHS = [10 ** (power / 4) for power in range(-16, 9)]      # λ to try, as multiples of the mean of v
 SCALES = 1e-2, 1e3                                              # between which a is
+MOST_SCORES = 1 << 22       # of left-out photos, N times K, on which λ and a are chosen
 
 
 def with_head(network, teacher, pixels, labels, card, balanced=False):
@@ -60,16 +61,17 @@ def solve_head(features, labels, classes, balanced=False):
     balanced: whether every class counts as much as any other, however many photos it has.
     """
     x, labels = torch.from_numpy(features).double(), torch.from_numpy(labels)
-    weights, order = x.new_ones(len(x)), slice(None)
+    weights, order = x.new_ones(len(x)), torch.arange(len(x))
     if balanced:
         weights = 1 / labels.bincount()[labels].double()
         weights *= len(x) / weights.sum()
         order = shuffle(labels, balanced, torch.Generator())
-    ridge = Ridge(x, one_hot(labels, x.new_empty(len(x), classes)), weights)
+    ridge = Ridge(x, labels, classes, weights)
+    some = order[::max(1, len(x) * classes // MOST_SCORES)]
     found = []
     for strength in STRENGTHS:
-        scores = ridge.without_each(strength)
-        scale, loss = best_scale(scores[order], labels[order])
+        scores = ridge.without_each(strength, some)
+        scale, loss = best_scale(scores, labels[some])
         found.append((loss, strength, scale))
     _, strength, scale = min(found)
     w, b = ridge.solve(strength)
@@ -77,7 +79,7 @@ def solve_head(features, labels, classes, balanced=False):
 
 
 class Ridge:
-    """The ridge regression of t: (N, K) on x: (N, F) with the weights a: (N,), for any λ.
+    """The ridge regression of t, the one-hot labels, on x: (N, F) with the weights a: (N,), for any λ.
 
     With X = √a (x - mean(x)), T = √a (t - mean(t)), Xᵀ X = V diag(v) Vᵀ and Z = X V, shrinking each direction
     of V on its own:
@@ -89,15 +91,16 @@ class Ridge:
         tₙ - ŷ₋ₙ = (tₙ - ŷₙ) / (1 - hₙ),    hₙ = aₙ / Σ a + Σⱼ zₙⱼ² / (vⱼ + λ)
     """
 
-    def __init__(self, x, t, weights):
-        self.t = t
+    def __init__(self, x, labels, classes, weights):
+        self.labels = labels
         self.share = weights / weights.sum()                    # (N,)
         self.root = weights.sqrt()[:, None]
-        self.mean_x, self.mean_t = self.share @ x, self.share @ t
+        self.mean_x, self.mean_t = self.share @ x, labels.bincount(self.share, classes)
         x = self.root * (x - self.mean_x)
         self.v, self.vectors = torch.linalg.eigh(x.T @ x)       # (F,), (F, F)
         self.z = x @ self.vectors                               # (N, F)
-        self.product = self.z.T @ (self.root * (t - self.mean_t))       # (F, K)
+        # Zᵀ T: (F, K). Rows of Z times √a add up to 0, so that mean(t) has no part in it.
+        self.product = x.new_zeros(classes, x.shape[1]).index_add_(0, labels, self.root * self.z).T
 
     def inverse(self, strength):
         """1 / (v + λ): (F,), with λ = strength · mean(v). Photos that are all alike have v = 0."""
@@ -108,12 +111,14 @@ class Ridge:
         w = self.product.T * self.inverse(strength) @ self.vectors.T
         return w, self.mean_t - w @ self.mean_x
 
-    def without_each(self, strength):
-        """Each photo's prediction by the head of all others: (N, K)."""
+    def without_each(self, strength, some=slice(None)):
+        """The prediction of some photos, n indices, each by the head of all others: (n, K)."""
         inverse = self.inverse(strength)
-        y = self.mean_t + self.z * inverse @ self.product / self.root
-        h = self.share + (self.z * self.z) @ inverse
-        return self.t - (self.t - y) / (1 - h)[:, None]
+        z = self.z[some]
+        y = self.mean_t + z * inverse @ self.product / self.root[some]
+        t = one_hot(self.labels[some], y)
+        h = self.share[some] + (z * z) @ inverse
+        return t - (t - y) / (1 - h)[:, None]
 
 
 def best_scale(scores, labels):

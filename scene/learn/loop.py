@@ -116,9 +116,9 @@ def shuffle(labels, balanced, generator):
     if not balanced:
         return torch.randperm(len(labels), generator=generator)
     shown = []
-    classes = labels.unique()
-    for k, part in zip(classes, torch.arange(len(labels)).tensor_split(len(classes)), strict=True):
-        photos = (labels == k).nonzero()[:, 0].cpu()
+    counts = labels.unique(return_counts=True)[1].tolist()
+    classes = labels.argsort(stable=True).cpu().split(counts)
+    for photos, part in zip(classes, torch.arange(len(labels)).tensor_split(len(classes)), strict=True):
         rounds = [torch.randperm(len(photos), generator=generator) for _ in range(0, len(part), len(photos))]
         shown.append(photos[torch.concatenate(rounds)[:len(part)]] if rounds else photos[:0])
     shown = torch.concatenate(shown)

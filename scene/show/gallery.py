@@ -26,7 +26,7 @@ FEWEST = 8              # photos that make a map
 
 def panel(m: Material, i: int, j: int, thumbs: list[tuple[int, Markup]], first: bool) -> Markup:
     """The photos of a cell of the confusion matrix, as many as there is room for: (number, data URL)."""
-    count = int(m.confusion[i, j])
+    count = m.confusion[i, j]
     how = "recognised" if i == j else f"taken for {m.classes[j]}"
     figures = [tag("figure", tag("img", src=url, alt=f"Photo {short(m.paths[n])}"),
                    tag("figcaption", os.path.basename(m.paths[n]), tag("span", percent(m.sure[n]))),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scene.answer import labels
+from scene.answer.metrics import Confusion
 from scene.show import matrix
 from scene.show.pictures import Pictures
 
@@ -65,11 +66,12 @@ class Material:
         self.answers = self.probabilities.argmax(1)
         self.right = self.answers == self.labels
         self.sure = self.probabilities.max(1)
-        self.confusion = np.array(self.metrics["confusion"])
-        self.confusions = matrix.confusions(self.confusion)
+        self.confusion = Confusion(self.labels, self.answers, len(self.classes))
+        self.confusions = self.confusion.mistakes()
         self.shown = matrix.chosen(self.confusion)
+        pairs = zip(*np.nonzero(self.confusion.among(self.shown)), strict=True)
         self.cells = {(i, j) for _, i, j in self.confusions[:COMMON]} | {
-            (i, j) for i in self.shown for j in self.shown if self.confusion[i, j]}
+            (self.shown[a], self.shown[b]) for a, b in pairs}
 
     def link(self, i: int) -> str:
         """The address on the page of the photos that were answered as photo i was."""

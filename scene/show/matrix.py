@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scene.answer.metrics import Confusion
 from scene.show.charts import LETTER, drawing, line, photos, rect, shortened, words
 from scene.show.markup import Markup, join, tag
 
@@ -22,19 +23,13 @@ def key(i: int, j: int) -> str:
     return f"cell-{i}-{j}"
 
 
-def confusions(matrix: np.ndarray) -> list[tuple[int, int, int]]:
-    """(count, class, answer) of every kind of mistake, the most common first."""
-    found = [(int(matrix[i, j]), int(i), int(j)) for i, j in zip(*np.nonzero(matrix), strict=True) if i != j]
-    return sorted(found, key=lambda each: (-each[0], each[1:]))
-
-
-def chosen(matrix: np.ndarray) -> list[int]:
+def chosen(confusion: Confusion) -> list[int]:
     """The classes that the drawing shows, in its order: all, or those with the most mistakes."""
-    shown = np.arange(len(matrix))
-    if len(matrix) > MOST:
-        wrong = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
+    shown = np.arange(confusion.classes)
+    if confusion.classes > MOST:
+        wrong = confusion.there + confusion.given - 2 * confusion.right
         shown = np.sort(np.argsort(-wrong, kind="stable")[:SOME])
-    return [int(shown[i]) for i in side_by_side(matrix[np.ix_(shown, shown)])]
+    return [int(shown[i]) for i in side_by_side(confusion.among(shown))]
 
 
 def side_by_side(matrix: np.ndarray) -> list[int]:
@@ -55,13 +50,14 @@ def side_by_side(matrix: np.ndarray) -> list[int]:
     return np.argsort(fiedler, kind="stable").tolist()
 
 
-def chart(matrix: np.ndarray, names: list[str], shown: list[int]) -> Markup:
+def chart(confusion: Confusion, names: list[str], shown: list[int]) -> Markup:
     """The matrix: a row for each class's photos, a column for each answer.   shown: the classes, in order."""
     side = next(side for most, side in SIDES if len(shown) <= most)
     font = 12 if side >= COUNTED else 9
     letters = min(26, max(len(names[k]) for k in shown))
     room = letters * LETTER * font / 12             # for a name
     left, top, size = 34 + room, 34 + 0.75 * room, len(shown) * side
+    counts = confusion.among(shown)
     heads, cells = [], []
     for a, i in enumerate(shown):
         y = top + a * side
@@ -69,8 +65,8 @@ def chart(matrix: np.ndarray, names: list[str], shown: list[int]) -> Markup:
         at = f"translate({left + (a + 0.5) * side + font / 3:.1f} {top - 8:.1f}) rotate(-52)"
         heads += [words(left - 8, y + side / 2 + font / 3, name, "head", "end", font_size=font),
                   words(0, 0, name, "head", font_size=font, transform=at)]
-        cells += [cell(matrix, names, i, j, left + b * side, y, side)
-                  for b, j in enumerate(shown) if matrix[i, j]]
+        cells += [cell(counts[a, b], confusion.there[i], names, i, j, left + b * side, y, side)
+                  for b, j in enumerate(shown) if counts[a, b]]
     grid = [join(line(left, top + k * side, left + size, top + k * side, "grid"),
                  line(left + k * side, top, left + k * side, top + size, "grid"))
             for k in range(len(shown) + 1)] if side >= COUNTED else []
@@ -82,9 +78,8 @@ def chart(matrix: np.ndarray, names: list[str], shown: list[int]) -> Markup:
                    class_="matrix fits" if len(shown) <= FITS else "matrix", role="group")
 
 
-def cell(matrix, names, i, j, x, y, side):
+def cell(count, row, names, i, j, x, y, side):
     """A cell, as a link to its photos: the darker, the larger its share of the row."""
-    count, row = matrix[i, j], matrix[i].sum()
     strength = float(count / row) ** 0.5
     how = "recognised" if i == j else f"taken for {names[j]}"
     label = f"{names[i]}, {how}: {photos(count)} of {row}"

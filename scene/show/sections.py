@@ -18,6 +18,7 @@ NARROW = 30             # classes whose matrix leaves room beside it
 FEWEST = 20             # photos that tell anything about reliability
 FLAT = 0.02             # a gain in accuracy over the last eighth of the epochs that does not count
 LEARNED_BY_HEART = 0.1  # a gap between the accuracies on training and test photos
+WEAKEST = 1000          # classes in the table of figures
 CALIBRATED = 0.03       # a gap between what the network says and what is true
 
 
@@ -132,14 +133,14 @@ def confusions(m: Material, panels: Markup) -> Markup:
     """The confusion matrix, with the photos of its cells beside it."""
     if m.confusions:
         said = ["Most often, ", *series([join(strong(m.classes[i]), " is taken for ", strong(m.classes[j]),
-                f" ({count} of {m.confusion[i].sum()})") for count, i, j in m.confusions[:3]]), ". "]
+                f" ({count} of {m.confusion.there[i]})") for count, i, j in m.confusions[:3]]), ". "]
     else:
         said = ["Nothing: every photo was put into the right class. "]
     some = "" if len(m.shown) == len(m.classes) else \
         f" Of {len(m.classes)} classes, it shows the {len(m.shown)} with the most mistakes."
     rows = [tag("tr", tag("td", tag("a", m.classes[i], " taken for ", m.classes[j],
                                     href=f"#{matrix.key(i, j)}")),
-                tag("td", count), tag("td", percent(count / m.confusion[i].sum())))
+                tag("td", count), tag("td", percent(count / m.confusion.there[i])))
             for count, i, j in m.confusions[:COMMON]]
     heads = [tag("th", head, scope="col") for head in ("confusion", "photos", "of the class")]
     table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="numbers")
@@ -158,7 +159,8 @@ def classes(m: Material) -> Markup:
         return item[1]["f1"] or 0 if item[1]["count"] else 2
 
     rows = []
-    for name, row in sorted(m.metrics["classes"].items(), key=weakness):
+    every = sorted(m.metrics["classes"].items(), key=weakness)
+    for name, row in every[:WEAKEST]:
         cells = [tag("td", charts.bar(row[key], "good"), "–" if row[key] is None else percent(row[key]))
                  for key in ("recall", "precision", "f1")]
         rows.append(tag("tr", tag("th", name, scope="row"), cells, tag("td", row["count"], class_="plain")))
@@ -170,7 +172,9 @@ def classes(m: Material) -> Markup:
         lead("The weakest class comes first. ", strong("Found"), " is the share of a class's photos that the "
              "network recognised. ", strong("Trusted"), " is the share of its answers with this class that "
              "are right. ", strong("Both"), " is one number for the two, their harmonic mean."),
-        scrolled(table, "Figures for each class"))
+        scrolled(table, "Figures for each class"),
+        note(f"These are the {WEAKEST} weakest of {len(every)} classes. The file of metrics has all.")
+        if len(every) > WEAKEST else None)
 
 
 def trust(m: Material) -> Markup | None:

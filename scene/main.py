@@ -15,6 +15,7 @@ import platform
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 
 from scene import errors, files, processes
@@ -32,6 +33,7 @@ from scene.show.answers import shown
 from scene.version import VERSION
 
 FEW_PHOTOS = 100            # for a class
+TORCHRUN = "TORCHELASTIC_RUN_ID"        # in the environment of the processes that it starts
 
 
 def run(options):
@@ -42,9 +44,25 @@ def run(options):
     output = Output(options.output, options.mode)
     if options.load_model:
         test_model(options, output, started)
+    elif TORCHRUN in os.environ:
+        train_together(options, output, started)
     else:
         with output.claimed(options.resume):
             train_and_test(options, output, started)
+
+
+def train_together(options, output, started):
+    """As `train_and_test`, in one of the processes that torchrun started on one machine or several."""
+    from scene.learn.cluster import Cluster  # here, not above: it imports torch
+
+    with Cluster() as options.cluster:
+        if options.cluster.rank == 0:
+            with output.claimed(options.resume):
+                train_and_test(options, output, started)
+        else:
+            choose(options, folder.scan(options.train).average)
+            photos, *_ = load_photos(options)
+            options.cluster.follow(keep_out(photos, options)[0])
 
 
 def test_model(options, output, started):
@@ -68,9 +86,15 @@ def train_and_test(options, output, started):
     """Trains, saves and tests a network. The checkpoint stays until all other files are written."""
     resumed = options.resume and os.path.exists(output.checkpoint)
     teacher = choose(options, folder.scan(options.train).average)
-    train_photos, test_photos, findings = load_photos(options, output)
+    train_photos, test_photos, findings, division = load_photos(options)
+    if division:
+        files.write(output.split, division)
+        print(f"The list is in {printable(output.split)}. The same photos again: --split "
+              f"{shown(output.split)}", flush=True)
     with resumable(output, "continues from the last checkpoint"):
         train_photos, held = keep_out(train_photos, options)
+        if options.cluster:
+            options.cluster.compare(train_photos)
         classifier, about, out_of_fold = train_and_save(
             train_photos, held, held or test_photos, teacher, options, output)
     with resumable(output, "goes straight to the test"):
@@ -85,21 +109,21 @@ def train_and_test(options, output, started):
     say_next(train_photos, teacher, options, output)
 
 
-def load_photos(options, output):
-    """The Photos to train on, those to test on, or None if the folds do that, and the findings."""
+def load_photos(options):
+    """The Photos to train on, those to test on, or None if the folds do that, the findings, and the list.
+
+    The list says how Scene divided one folder, as bytes for a file, or is None.
+    """
     how = options.image_size, options.skip_bad
     cache = make_cache(options)
-    if options.test:
-        return sets.load_both(options.train, options.test, *how, cache)
-    if options.folds and not (options.split or options.test_share):
-        photos, findings = sets.load_one(options.train, *how, cache)
-        return photos, None, findings
-    division = options.test_share or TEST_SHARE, options.seed or 0, options.split
-    *both, findings, written = sets.load_split(options.train, *how, *division, cache)
-    files.write(output.split, written)
-    print(f"The list is in {printable(output.split)}. The same photos again: --split "
-          f"{shown(output.split)}", flush=True)
-    return *both, findings
+    with options.cluster.in_turn() if options.cluster else nullcontext():
+        if options.test:
+            return *sets.load_both(options.train, options.test, *how, cache), None
+        if options.folds and not (options.split or options.test_share):
+            photos, findings = sets.load_one(options.train, *how, cache)
+            return photos, None, findings, None
+        division = options.test_share or TEST_SHARE, options.seed or 0, options.split
+        return sets.load_split(options.train, *how, *division, cache)
 
 
 def test(classifier, path, photos, findings, about=None):

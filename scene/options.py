@@ -42,6 +42,7 @@ def parse(arguments):
     add_files(parser.add_argument_group("files").add_argument)
     options = parser.parse_intermixed_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
+    options.cluster = None                      # set if torchrun has started several processes
     check_folders(options, parser.error)
     if options.head_only and options.from_scratch:
         parser.error("--head-only needs a trained model to start from: leave --from-scratch out")

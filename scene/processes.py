@@ -28,6 +28,10 @@ class WorkerKilled(UserError):
     """A worker process was killed from outside, most often by the system for lack of memory."""
 
 
+class PeerLost(UserError):
+    """Another process of a training on several machines was lost (learn/cluster.py)."""
+
+
 class WorkerError(RuntimeError):
     """A worker process failed."""
 

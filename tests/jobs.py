@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from scene import errors, main
 from scene.learn.recipe import Settings
 
 
@@ -18,6 +20,28 @@ def main_job(*arguments, cwd=None, **options):
     """Runs `python -m scene.main` and waits for it to end."""
     command = [sys.executable, "-m", "scene.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **options)
+
+
+def forked_job(arguments, cwd, log, prepare=lambda: None, **environment):
+    """Starts the main job in a fork of this process, which saves the imports. It prints into the file `log`.
+
+    prepare() is called in the new process. Returns the process.
+    """
+    def live():
+        os.chdir(cwd)
+        os.environ |= environment
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for standard in (1, 2):
+            os.dup2(handle, standard)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)   # noqa: SIM115
+        prepare()
+        code = errors.run(main.run, main.parse([str(word) for word in arguments]))
+        sys.stdout.flush()
+        os._exit(code)
+
+    process = get_context("fork").Process(target=live)
+    process.start()
+    return process
 
 
 def start_job(*arguments, cwd, **options):

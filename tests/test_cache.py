@@ -14,7 +14,7 @@ from scene.photos import cache as module
 from scene.photos.cache import GROUPS, INDEX, PHOTOS, Cache, make_cache
 from scene.photos.folder import load, scan
 from scene.photos.pixels import decode_all, size_of
-from tests.jobs import main_job, make_photos
+from tests.jobs import forked_job, make_photos
 
 SIZE = 12
 
@@ -254,7 +254,8 @@ def test_the_model_is_the_same_with_and_without_a_cache(tmp_path, cache):
     models = []
     for words in (["--no-cache"], ["--cache", tmp_path / "cache"]):
         command = ["train", "test", "FCNN", "--epochs", 1, "--no-report", *words]
-        result = main_job(*command, "--output", "out", cwd=tmp_path)
-        assert (result.returncode, result.stderr) == (0, "")
+        process = forked_job([*command, "--output", "out"], tmp_path, "log")
+        process.join()
+        assert process.exitcode == 0, (tmp_path / "log").read_text()
         models.append(json.loads((tmp_path / "out/metrics_FCNN.json").read_text())["model"]["sha256"])
     assert models[0] == models[1] and len(entries(cache, PHOTOS)) == 2

@@ -86,6 +86,17 @@ def gradient(angle):
     return Image.fromarray(np.repeat(grey[:, :, None], 3, 2).astype(np.uint8))
 
 
+def test_the_parts_in_which_pictures_are_compared_change_nothing(monkeypatch, originals):
+    """A million pictures are compared by parts, for lack of memory."""
+    images = [change for image in originals[:8] for change in (image, mirrored(image))]
+    small = pictures([encoded(image) for image in images])
+    whole = find_groups(list(range(16)), small).tolist()
+    assert whole == [i // 2 * 2 for i in range(16)]
+    monkeypatch.setattr(duplicates, "QUERIES", 5)
+    monkeypatch.setattr(duplicates, "PAIRS", 3)
+    assert find_groups(list(range(16)), small).tolist() == whole
+
+
 def test_pictures_without_detail_are_no_near_copies():
     colors = [(200, 0, 0), (0, 0, 200), (100, 100, 100), (0, 0, 0), (255, 255, 255), (101, 100, 100)]
     images = [plain(color) for color in colors] + [gradient(angle) for angle in (0, 0.01, 0.3, 1.5)]

@@ -177,16 +177,27 @@ def compare(then, now):
 
 def describe(mode, network, photos, settings, teacher=None):
     """Everything that the weights of a run depend on, {name: value}. Of photos, only the pixels count."""
-    run = {"Scene": VERSION, "torch": version("torch"), "mode": mode}
+    run = describe_versions() | {"mode": mode}
     numbers = network.architecture | vars(settings)
     run |= {name.replace("_", " "): value for name, value in numbers.items()}
     layers = [type(layer).__name__ for _, layer in network.walk()]
     run["layers"] = f"{len(layers)} ({hashlib.sha256(' '.join(layers).encode()).hexdigest()[:12]})"
     run["start from"] = teacher.name if teacher else "none"
+    return run | describe_photos(photos)
+
+
+def describe_versions():
+    return {"Scene": VERSION, "torch": version("torch")}
+
+
+def describe_photos(photos):
+    """The number of photos of each class, and a hash of their pixels, {name: value}."""
     hashes = hash_each(photos.pixels) if photos.hashes is None else photos.hashes
+    found = {}
     for name, mine in zip(photos.classes, members(photos.labels, len(photos.classes)), strict=True):
-        run[f"class {name}"] = f"{len(mine)} photos ({hashlib.sha256(hashes[mine]).hexdigest()[:12]})"
-    return run
+        digits = hashlib.sha256(hashes[mine]).hexdigest()[:12]
+        found[f"class {name}"] = f"{len(mine)} photos ({digits})"
+    return found
 
 
 def hash_each(pixels):

@@ -25,11 +25,12 @@ from scene.signals import postponed
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
 
 
-def train(network, pixels, labels, settings, source=None, checkpoint=None, held_out=None):
+def train(network, pixels, labels, settings, source=None, checkpoint=None, held_out=None, team=make_team):
     """Trains a network in place, from random weights or from those of `source`, a network of the same layers.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
     is one, and saves now and then. held_out: pixels and labels of photos on which it is only measured.
+    team: makes what computes the gradients, on one machine (team.py) or several (cluster.py).
     Returns [loss, training accuracy] of each epoch, and these two on photos held out if there are any. Raises
     NetworkError, Diverged, or Stopped when a signal ends it.
     """
@@ -42,7 +43,7 @@ def train(network, pixels, labels, settings, source=None, checkpoint=None, held_
     watch = make_watch(network, LOSSES[settings.loss](), held_out, settings, plan.steps)
     bodies = inside_bodies(network)
 
-    with (postponed() as signals, make_team(network, learn, plan.shards) as team,
+    with (postponed() as signals, team(network, learn, plan.shards) as team,
           Progress(settings.epochs, len(labels)) as progress):
         optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
         take_step = recorded(optimizer.step, settings.device)

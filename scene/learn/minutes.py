@@ -22,19 +22,20 @@ from scene.learn.team import make_team
 MEASURED = 20               # steps, over all stages
 
 
-def plan_epochs(network, pixels, labels, settings, seconds, clock=time.perf_counter):
+def plan_epochs(network, pixels, labels, settings, seconds, clock=time.perf_counter, team=make_team):
     """How many epochs fit into this time, at least 1, and the seconds that an epoch takes on average.
 
-    The network is a new one, for this alone.   clock: a function that returns seconds.
+    The network is a new one, for this alone.   clock: a function that returns seconds. team: as in `train`.
     """
     plan = make_plan(len(labels), settings)
     stages = stages_of(network, settings)
-    times = measure(network, pixels, labels, settings, plan, [middle for middle, _ in stages], clock)
+    times = measure(network, pixels, labels, settings, plan, [middle for middle, _ in stages], clock,
+                    team)
     epoch = plan.batches * sum(share * median(found) for (_, share), found in zip(stages, times, strict=True))
     return max(1, int(seconds / epoch)), epoch
 
 
-def measure(network, pixels, labels, settings, plan, moments, clock):
+def measure(network, pixels, labels, settings, plan, moments, clock, team=make_team):
     """The seconds of some steps at each moment of the training, 0…1: a list for each."""
     prepare()
     generator = start(network, pixels, settings, None)
@@ -44,7 +45,7 @@ def measure(network, pixels, labels, settings, plan, moments, clock):
     seeds = torch.randint(1 << 62, (plan.shards,), generator=generator)
     warm_ups = 1 + (WARM_UPS if settings.device == "cuda" else 0)       # on a GPU, also until it is recorded
     times = []
-    with make_team(network, learn, plan.shards) as team:
+    with team(network, learn, plan.shards) as team:
         optimizer = Muon(network, settings.momentum, settings.decay, settings.norm_rate)
         def step(moment):
             team.step(moment * plan.steps, batch, seeds)

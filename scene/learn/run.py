@@ -109,7 +109,17 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
         return source, []
     pixels, labels = in_torch(photos, options.device)
     held_out = watched and in_torch(watched)
-    return network, train(network, pixels, labels, settings, source, checkpoint, held_out)
+    team = choose_team(network, photos, settings, options)
+    return network, train(network, pixels, labels, settings, source, checkpoint, held_out, team)
+
+
+def choose_team(network, photos, settings, options):
+    """What computes the gradients, for `train`: the cores of this machine, or all processes of torchrun."""
+    if options.cluster:
+        return options.cluster.lead(options.mode, network, settings, photos)
+    from scene.learn.team import make_team
+
+    return make_team
 
 
 def in_torch(photos, device="cpu"):
@@ -168,7 +178,8 @@ def find_epochs(network, photos, settings, options, output):
         if finished := output.finished():
             return finished["settings"]["epochs"]
     seconds = 60 * options.minutes / (options.folds or 1)       # K folds of (K-1)/K photos, and one of all
-    epochs, each = plan_epochs(network, *in_torch(photos, options.device), settings, seconds)
+    team = choose_team(network, photos, settings, options)
+    epochs, each = plan_epochs(network, *in_torch(photos, options.device), settings, seconds, team=team)
     each *= options.folds or 1
     over = f", longer than --minutes {options.minutes:g}" if each > 60 * options.minutes else ""
     print(f"An epoch takes about {each:.2g} s{over}. The same run again: --epochs {epochs} instead of "
@@ -236,6 +247,8 @@ def resumable(output, how):
         if memory.is_exhausted(error):
             text = f"{memory.describe(error)} Close other programs.{advice} {LESS_MEMORY}"
             raise UserError(text) from error
+        if isinstance(error, processes.PeerLost):
+            raise UserError(f"{error}{advice}") from error
         if isinstance(error, processes.WorkerKilled):
             raise UserError(f"{error}{advice} {LESS_MEMORY}") from error
         if isinstance(error, OSError):

@@ -5,8 +5,10 @@ go into a row of shared memory, and the rows are averaged in the order of the sh
 settings and never on the machine, so the same seed gives the same bytes on one core or many. A small batch is
 a single shard, and so is every batch on a GPU: that needs no team.
 
-Next: graph.py
+Next: peers.py
 """
+
+import math
 
 import numpy as np
 import torch
@@ -108,8 +110,9 @@ class Team:
         self.network.place(self.params, self.state, self.mean)
 
     def work(self, rank, step, batch, seeds):
-        """Computes this process's shards of the batch: one in every `processes`."""
-        for j in range(rank, self.shards, self.processes):
+        """Computes this process's shards of the batch: an equal number each, in order."""
+        each = math.ceil(self.shards / self.processes)
+        for j in range(rank * each, min((rank + 1) * each, self.shards)):
             self.states[j] = self.state
             self.network.place(self.params, self.states[j], self.grads[j])
             self.generator.manual_seed(int(seeds[j]))

@@ -35,6 +35,7 @@ ALIKE = 0.75
 STEPS = 3                   # of the alignment
 MOST_MOVED = 0.15           # of the side, by which the alignment may move or stretch
 PAIRS = 1000                # compared at once
+QUERIES = 1 << 16           # photos whose keys are looked up at once
 
 BURST = 10                  # seconds from one photo of a burst to the next, at most
 
@@ -58,21 +59,24 @@ def find_groups(digests: list, pictures: np.ndarray) -> np.ndarray:
         if digest is not None:
             groups.join(i, first.setdefault(digest, i))
     chosen = np.array(sorted(first.values()), np.int64)         # one of each, since exact copies are found
-    detailed = chosen[has_detail(pictures[chosen])]
-    find_near(pictures, detailed, groups)
+    find_near(pictures, chosen[has_detail(pictures, chosen)], groups)
     return groups.labels()
 
 
-def has_detail(pictures):
-    """Which pictures have enough detail to be told apart: (N, SIDE, SIDE) -> (N,) bool."""
-    parts = range(0, len(pictures), PAIRS)
-    spread = [fine(pictures[i:i + PAIRS].astype(np.float32)).std((1, 2)) for i in parts]
+def has_detail(pictures, chosen):
+    """Which of the chosen pictures have enough detail to be told apart: C indices -> (C,) bool."""
+    spread = [fine(few).std((1, 2)) for few in by_few(pictures, chosen)]
     return np.concatenate([*spread, np.empty(0)]) >= LEAST_DETAIL
+
+
+def by_few(pictures, chosen):
+    """Yields the chosen pictures as float32, PAIRS at a time: there may be a million."""
+    return (pictures[chosen[i:i + PAIRS]].astype(np.float32) for i in range(0, len(chosen), PAIRS))
 
 
 def find_near(pictures, chosen, groups):
     """Joins the groups of the chosen photos, given by their indices, that are near-copies."""
-    for i, j, mirrored in candidates(pictures[chosen]):
+    for i, j, mirrored in candidates(transform(pictures, chosen)):
         i, j = chosen[i], chosen[j]
         for start in range(0, len(i), PAIRS):
             few = range(start, min(start + PAIRS, len(i)))
@@ -128,22 +132,23 @@ class Groups:
 # Candidates, by their hash
 
 
-def candidates(pictures):
+def candidates(waves):
     """Yields pairs that might be copies, key by key: arrays i, j, and whether j is mirrored, (P,) each.
+
+    waves: (N, 64), from `transform`.
 
     The hash of a picture is the signs of its slowest waves. A change of light leaves them alone, and a small
     crop flips few. Mirroring negates the odd waves across. Pictures are compared if they share a key, a few
     bits of the hash. There are about as many keys as pictures, so the pairs grow like the pictures.
     Source: Indyk, Motwani, Approximate Nearest Neighbors (1998); Lv et al., Multi-Probe LSH (2007).
     """
-    waves = transform(pictures)                                                 # (N, 64)
     i, j = np.indices((WAVES, WAVES)).reshape(2, -1)
     odd = j % 2 == 1
     slow = np.flatnonzero((i + j <= LOWEST) & (i + j > 0))
     bits = waves > 0
     hashes = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     mirror = np.packbits(odd).view(np.uint64)
-    length = min(16, max(8, len(pictures).bit_length()))
+    length = min(16, max(8, len(waves).bit_length()))
     random = np.random.default_rng(0)
     tested = np.empty(0, np.int64)
     for _ in range(KEYS):
@@ -174,21 +179,22 @@ def sharing(bits, signs, size):
     ends = np.cumsum(np.bincount(keys, minlength=2 * powers[-1]))
     starts = np.concatenate([[0], ends[:-1]])
     for flips in product([0, 1], repeat=DOUBTFUL):
-        key = wanted ^ doubtful @ np.array(flips)
-        many = np.minimum(ends[key] - starts[key], MOST_TOGETHER)               # (N,)
-        i = np.repeat(np.arange(len(key)), many)
-        rank = np.arange(len(i)) - np.repeat(np.cumsum(many) - many, many)      # 0, 1, … for each i
-        yield i, order[starts[key[i]] + rank]
+        every = wanted ^ doubtful @ np.array(flips)
+        for first in range(0, max(1, len(every)), QUERIES):
+            key = every[first:first + QUERIES]
+            many = np.minimum(ends[key] - starts[key], MOST_TOGETHER)           # (Q,)
+            i = np.repeat(np.arange(len(key)), many)
+            rank = np.arange(len(i)) - np.repeat(np.cumsum(many) - many, many)  # 0, 1, … for each i
+            yield first + i, order[starts[key[i]] + rank]
 
 
-def transform(pictures):
-    """The slowest waves of each picture, by the cosine transform: (N, SIDE, SIDE) -> (N, 64), of length 1.
+def transform(pictures, chosen):
+    """The slowest waves of each chosen picture, by the cosine transform: C indices -> (C, 64), of length 1.
 
     Wave i, j has i half-periods down and j across. The mean, 0, 0, is left out: it is 0.
     """
     wave = np.cos(np.pi / SIDE * np.outer(np.arange(WAVES), np.arange(SIDE) + 0.5)).astype(np.float32)
-    parts = range(0, len(pictures), PAIRS)
-    found = [wave @ pictures[i:i + PAIRS].astype(np.float32) @ wave.T for i in parts]
+    found = [wave @ few @ wave.T for few in by_few(pictures, chosen)]
     waves = np.concatenate([*found, np.empty((0, WAVES, WAVES), np.float32)]).reshape(-1, WAVES * WAVES)
     waves[:, 0] = 0
     return waves / (1e-9 + np.linalg.norm(waves, axis=1, keepdims=True))

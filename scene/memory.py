@@ -12,6 +12,10 @@ from contextlib import suppress
 
 CGROUPS = "/sys/fs/cgroup"
 OWN_GROUPS = "/proc/self/cgroup"
+NAMES = {                   # of the files of the controller "memory" in each version of cgroups
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
 # What torch, NumPy and workers say. CUDA says "out of memory". oneDNN, which multiplies matrices for torch,
 # gives no reason: an operation that it does not support lacks a "primitive descriptor", one without memory a
@@ -35,27 +39,30 @@ def machine() -> Iterator[int]:
 
 def cgroups() -> Iterator[int]:
     """What the limits of a container leave free: those of this process's groups, and of their parents."""
-    with suppress(OSError), open(OWN_GROUPS) as file:
-        for line in file:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            if controllers == "":
-                yield from group(CGROUPS, path, "memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-                yield from group(f"{CGROUPS}/memory", path, *names)
-
-
-def group(root: str, path: str, limit: str, usage: str, cache: str) -> Iterator[int]:
-    """What each group on a path leaves free. In a container its own group may lie at the root instead."""
-    parts = [part for part in path.split("/") if part]
-    for depth in range(len(parts), -1, -1):
-        folder = os.path.join(root, *parts[:depth])
+    for version, folder in groups("memory"):
+        limit, usage, cache = NAMES[version]
         with suppress(OSError, ValueError):             # ValueError: "max"
             most = read_number(f"{folder}/{limit}")
             with open(f"{folder}/memory.stat") as file:
                 reclaimable = dict(line.split() for line in file).get(cache, 0)
             if most < UNLIMITED:
                 yield max(0, most - read_number(f"{folder}/{usage}") + int(reclaimable))
+
+
+def groups(controller: str) -> Iterator[tuple[int, str]]:
+    """The version and the folder of this process's groups of a controller, and of their parents.
+
+    In a container its own group may lie at the root instead.
+    """
+    with suppress(OSError), open(OWN_GROUPS) as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            parts = [part for part in path.split("/") if part]
+            for depth in range(len(parts), -1, -1):
+                if controllers == "":
+                    yield 2, os.path.join(CGROUPS, *parts[:depth])
+                elif controller in controllers.split(","):
+                    yield 1, os.path.join(CGROUPS, controller, *parts[:depth])
 
 
 def read_number(path: str) -> int:

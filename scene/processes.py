@@ -16,12 +16,16 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 
+from scene import memory
 from scene.errors import UserError
 from scene.signals import STOPS, ignore_stops
 
 # NumPy reads this when it is loaded, so commands import this module first. Our matrix products are small: a
 # second BLAS thread costs more time than it saves, and it takes the core from another process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+PROCESS = 200e6         # bytes that a process takes to decode 12 megapixels, or to train on a shard
 
 
 class WorkerKilled(UserError):
@@ -37,8 +41,27 @@ class WorkerError(RuntimeError):
 
 
 def cores():
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The number of processes that are worth starting: one for each core that this process may use.
+
+    A container may show 16 cores and let us use 2, or have no memory for 16 processes.
+    """
+    shown = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    room = memory.available() // PROCESS
+    return int(max(1, min([shown, room, *quotas()])))
+
+
+def quotas():
+    """How many cores' time each of this process's groups may use, rounded up, where there is a limit."""
+    for version, folder in memory.groups("cpu"):
+        with suppress(OSError, ValueError):
+            if version == 2:
+                with open(f"{folder}/cpu.max") as file:         # "max 100000", or "150000 100000"
+                    quota, period = map(int, file.read().split())
+            else:
+                quota, period = (memory.read_number(f"{folder}/cpu.cfs_{name}_us")
+                                 for name in ("quota", "period"))
+            if quota > 0:                                       # -1: no limit
+                yield math.ceil(quota / period)
 
 
 def can_fork():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scene import processes
+from scene import memory, processes
 from scene.processes import WorkerError, WorkerKilled, forked, parallel_map, receive, shared_memory
 from scene.signals import STOPS
 from tests.jobs import alive
@@ -106,7 +106,7 @@ def test_who_needs_no_more_does_not_wait_for_the_rest(two_cores):
 
 PARENT = """
 import os, time
-from scene import processes
+from scene import memory, processes
 processes.cores = lambda: 2
 def work(i):
     time.sleep(0.1)
@@ -258,3 +258,34 @@ def test_a_connection_error_of_the_work_itself_is_reported(two_cores):
 
     with pytest.raises(WorkerError, match="ConnectionResetError"):
         list(parallel_map(work, range(64)))
+
+
+# Cores
+
+
+@pytest.mark.parametrize("lines, files, expected", [
+    (["0::/"], {}, 16),
+    (["0::/a/b"], {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, 2),
+    (["0::/a/b"], {"a/b/cpu.max": "150000 100000", "cpu.max": "400000 100000"}, 2),
+    (["0::/a"], {"a/cpu.max": "10000 100000"}, 1),
+    (["0::/gone"], {"cpu.max": "300000 100000"}, 3),
+    (["5:cpu,cpuacct:/a"], {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"}, 3),
+    (["5:cpu,cpuacct:/a"], {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 16),
+    (["5:cpuset:/a"], {"cpu/a/cpu.cfs_quota_us": "100000", "cpu/a/cpu.cfs_period_us": "100000"}, 16),
+    (["0::/a"], {"a/cpu.max": "nonsense"}, 16),
+    (["0::/a"], {"a/memory.max": "1000000000", "a/memory.current": "0", "a/memory.stat": "file 0"}, 5),
+    (["0::/a"], {"a/memory.max": "1000", "a/memory.current": "0", "a/memory.stat": "file 0"}, 1),
+])
+def test_a_quota_or_little_memory_bounds_the_processes(lines, files, expected, tmp_path, monkeypatch):
+    (tmp_path / "own").write_text("".join(f"{line}\n" for line in lines))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "CGROUPS", str(tmp_path))
+    monkeypatch.setattr(memory, "OWN_GROUPS", str(tmp_path / "own"))
+    monkeypatch.setattr(memory, "machine", lambda: iter([10**12]))
+    monkeypatch.setattr(memory, "address_space", lambda: iter(()))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert processes.cores() == expected
+    if expected < 16:
+        assert len(set(parallel_map(lambda i: os.getpid(), range(64)))) == expected

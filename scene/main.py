@@ -53,6 +53,7 @@ def run(options):
 
 def train_together(options, output, started):
     """As `train_and_test`, in one of the processes that torchrun started on one machine or several."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")       # it warns of what we explain
     from scene.learn.cluster import Cluster  # here, not above: it imports torch
 
     with Cluster() as options.cluster:
@@ -114,16 +115,15 @@ def load_photos(options):
 
     The list says how Scene divided one folder, as bytes for a file, or is None.
     """
-    how = options.image_size, options.skip_bad
-    cache = make_cache(options)
     with options.cluster.in_turn() if options.cluster else nullcontext():
+        how = {"size": options.image_size, "skip_bad": options.skip_bad, "cache": make_cache(options)}
         if options.test:
-            return *sets.load_both(options.train, options.test, *how, cache), None
+            return *sets.load_both(options.train, options.test, **how), None
         if options.folds and not (options.split or options.test_share):
-            photos, findings = sets.load_one(options.train, *how, cache)
+            photos, findings = sets.load_one(options.train, **how)
             return photos, None, findings, None
-        division = options.test_share or TEST_SHARE, options.seed or 0, options.split
-        return sets.load_split(options.train, *how, *division, cache)
+        return sets.load_split(options.train, share=options.test_share or TEST_SHARE, seed=options.seed or 0,
+                               file=options.split, **how)
 
 
 def test(classifier, path, photos, findings, about=None):

@@ -50,7 +50,9 @@ class Peers:
             with explained():
                 self.store = torch.distributed.TCPStore(*address, timeout=limit)
                 self.store.set(f"alive {self.rank}", "0")
-                threading.Thread(target=self.beat, daemon=True).start()
+                self.answered = time.monotonic()
+                for work in self.beat, self.guard:
+                    threading.Thread(target=work, daemon=True).start()
                 torch.distributed.init_process_group(
                     "gloo", store=self.store, rank=self.rank, world_size=self.world, timeout=limit)
         except PeerLost as error:
@@ -71,7 +73,8 @@ class Peers:
                 while left and not self.store.check(left) and time.monotonic() < end:
                     time.sleep(0.02)
             elif isinstance(error, Exception):
-                self.store.set("failed", f"{self.name}: {error}")
+                mine = not isinstance(error, PeerLost)
+                self.store.set("failed", f"{self.name}: {error}" if mine else str(error))
             else:
                 self.store.set(f"left {self.rank}", "")
         if self.rank and isinstance(error, PeerLost) and self.must_speak():
@@ -88,12 +91,22 @@ class Peers:
             return True             # the store is lost, too, which is where process 0 is
 
     def beat(self):
-        """A thread: shows that this process is alive, and ends it if torchrun has been killed."""
+        """A thread: shows that this process is alive, and notes when that was heard."""
         for count in range(1, sys.maxsize):
-            time.sleep(BEAT)
             with suppress(RuntimeError):
                 self.store.set(f"alive {self.rank}", str(count))
-            if os.getppid() != self.launcher:
+                self.store.get(f"alive {self.rank}")            # blocks for ever if the network is cut
+                self.answered = time.monotonic()
+            time.sleep(BEAT)
+
+    def guard(self):
+        """A thread: ends this process if torchrun was killed, or if the network is cut, which blocks all."""
+        while True:
+            time.sleep(BEAT)
+            cut = time.monotonic() - self.answered > PATIENCE + BEAT
+            if cut and self.local == 0:
+                print(LOST.format(PATIENCE), file=self.stderr, flush=True)
+            if cut or os.getppid() != self.launcher:
                 os.kill(os.getpid(), signal.SIGKILL if self.rank else signal.SIGTERM)
 
     # Waiting for each other

@@ -74,7 +74,7 @@ def draw(labels, seed, groups=None):
 def reference(classifier, photos):
     """The `strangeness.fit` of photos that the classifier was trained on, of REFERENCE at most."""
     every = slice(None, None, -(-len(photos.labels) // REFERENCE))          # a view of all classes
-    pixels = photos.pixels[every]
+    pixels = Rows(photos.pixels, every)
     features = classifier.features(pixels, processes.parallel_map)
     textures = classifier.textures(pixels, processes.parallel_map)
     return strangeness.fit(features, textures, photos.labels[every], len(photos.classes))

@@ -139,7 +139,8 @@ def candidates(waves):
 
     The hash of a picture is the signs of its slowest waves. A change of light leaves them alone, and a small
     crop flips few. Mirroring negates the odd waves across. Pictures are compared if they share a key, a few
-    bits of the hash. There are about as many keys as pictures, so the pairs grow like the pictures.
+    bits of the hash. There are about as many keys as pictures, so the pairs grow like the pictures. A longer
+    key is flipped more easily, so above 65 000 pictures it grows more slowly, and not beyond 19 bits.
     Source: Indyk, Motwani, Approximate Nearest Neighbors (1998); Lv et al., Multi-Probe LSH (2007).
     """
     i, j = np.indices((WAVES, WAVES)).reshape(2, -1)
@@ -148,7 +149,8 @@ def candidates(waves):
     bits = waves > 0
     hashes = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     mirror = np.packbits(odd).view(np.uint64)
-    length = min(16, max(8, len(waves).bit_length()))
+    needed = len(waves).bit_length()
+    length = max(8, min(16, needed), min(19, needed - 1))
     random = np.random.default_rng(0)
     tested = np.empty(0, np.int64)
     for _ in range(KEYS):

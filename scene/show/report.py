@@ -18,6 +18,7 @@ import numpy as np
 from scene import files, processes
 from scene.answer.classifier import Classifier
 from scene.photos.folder import Photos
+from scene.photos.pixels import Rows
 from scene.show import gallery, sections
 from scene.show.markup import Markup, join, tag
 from scene.show.material import Answers, Material, Neighbours
@@ -57,7 +58,7 @@ def write(path: str, metrics: dict, classifier: Classifier, features: np.ndarray
 def sample(classifier: Classifier, train: Photos, most: int) -> Neighbours:
     """Training photos to compare mistakes with: at most so many, drawn evenly, as views of the others."""
     step = -(-len(train.labels) // most)
-    pixels, paths = train.pixels[::step], train.paths[::step]
+    pixels, paths = Rows(train.pixels, slice(None, None, step)), train.paths[::step]
     features = classifier.features(pixels, processes.parallel_map)
     return Neighbours(features, train.labels[::step], paths, Pictures(pixels, paths), len(train.labels))
 

@@ -26,7 +26,10 @@ ALLOWED = {
     "moveaxis", "sqrt", "sum", "where",
     # the machine
     "Generator", "Tensor", "bfloat16", "cpu", "cpu.get_capabilities", "cuda", "cuda.is_available",
-    "cuda.is_bf16_supported", "device", "float32", "full", "set_num_threads",
+    "cuda.is_bf16_supported", "device", "float32", "float64", "full", "int64", "set_num_threads",
+    # several machines
+    "distributed", "distributed.TCPStore", "distributed.broadcast", "distributed.gather",
+    "distributed.init_process_group",
     # closed-form solutions
     "linalg", "linalg.eigh",
     # CUDA graphs

@@ -18,6 +18,7 @@ from scene.learn.calibrate import calibrate, evaluate, hold_out, measure, refere
 from scene.learn.check import NetworkError, check
 from scene.models import MODES
 from scene.nn.loss import softmax
+from scene.photos.cache import make_cache
 from scene.photos.pixels import Rows
 from scene.photos.sets import load_test
 from scene.signals import Stopped
@@ -30,7 +31,8 @@ def keep_out(photos, options):
     if options.folds:
         return photos, None
     if options.held_out:
-        return photos, load_test(options.held_out, photos.classes, options.image_size, options.skip_bad)[0]
+        how = options.image_size, options.skip_bad, make_cache(options)
+        return photos, load_test(options.held_out, photos.classes, *how)[0]
     photos, held = hold_out(photos, options.seed or 0)
     if held:
         print(f"Held out for calibration: {len(held.labels)} photos. Trained on: the other "

@@ -208,15 +208,34 @@ def many(tmp_path):
 @linux
 def test_too_many_photos_for_the_memory_are_refused_before_they_are_decoded(many):
     (many / "train/a/0.png").write_bytes(b"")               # decoding would report it
-    result = limited(resource.RLIMIT_AS, 600 << 20, "train", "test", "CNN", "--image-size", 512, cwd=many)
+    command = ["train", "test", "CNN", "--no-cache", "--image-size"]
+    result = limited(resource.RLIMIT_AS, 600 << 20, *command, 512, cwd=many)
     assert result.returncode == 2 and result.stdout.count("\n") == 2
     assert result.stderr.startswith("1000 photos of 512x512 pixels need 786 MB of memory, but only ")
     words, _, advice = result.stderr.partition(" MB are free. ")
     largest = math.isqrt(int(0.8e6 * float(words.split()[-1])) // 3000)
     assert abs(int(re.search(r"\d+", advice)[0]) - largest) <= 1
     assert re.sub(r"\d+", "N", advice) == "Choose a smaller --image-size, at most N, or use fewer photos.\n"
-    result = limited(resource.RLIMIT_AS, 600 << 20, "train", "test", "CNN", "--image-size", 64, cwd=many)
+    result = limited(resource.RLIMIT_AS, 600 << 20, *command, 64, cwd=many)
     assert "train/a/0.png: the file is empty." in result.stderr, "now they are decoded"
+
+
+def test_photos_that_fit_into_neither_memory_nor_cache_are_refused(tmp_path, monkeypatch):
+    from scene.errors import UserError
+    from scene.photos import folder, sets
+    from scene.photos.cache import Cache
+
+    (tmp_path / "cache/scene").mkdir(parents=True)
+    cache = Cache(str(tmp_path / "cache"))
+    listing = folder.Listing("train", {"a": ["photo"] * 1000})
+    monkeypatch.setattr(memory, "available", lambda: 5e6)
+    sets.check_memory([listing], 80, "Do{}.", cache)            # the cache has room
+    cache.limit = 1e6
+    with pytest.raises(UserError) as raised:
+        sets.check_memory([listing], 80, "Do{}.", cache)
+    assert re.sub(r"; [\d.]+ .B are free", "; N are free", str(raised.value)) == (
+        "1000 photos of 80x80 pixels need 19.2 MB of memory, but only 5 MB are free and the cache has no "
+        "room (at most 1 MB: --cache-size; N are free on its disk). Do, at most 36.")
 
 
 @linux

@@ -72,10 +72,10 @@ class Cache:
                                 "photos in it: name another folder with --cache.") from None
 
     def takes(self, photos: int, size: int) -> bool:
-        """Whether so many photos fit into the cache, and onto the disk."""
-        needed = size_of(photos, size)
+        """Whether so many photos fit into the cache, onto the disk, and into a limit of `ulimit -v`."""
         used = sum(map(size_there, self.find("*")))
-        return needed <= min(self.limit, used + shutil.disk_usage(self.folder).free)
+        free = used + shutil.disk_usage(self.folder).free
+        return size_of(photos, size) <= min([self.limit, free, *memory.address_space()])
 
     def room(self) -> str:
         """What limits the cache, in words."""

@@ -80,11 +80,10 @@ def check_memory(listings, size, advice, cache=None):
 
     {} in advice: what would fit.
     """
-    numbers = [len(listing.paths) for listing in listings]
-    photos = sum(number for number in numbers if not (cache and cache.takes(number, size)))
+    photos = sum(len(listing.paths) for listing in listings)
     needed = photos * size * size * 3
     free = memory.available()
-    if needed > free:
+    if needed > free and not (cache and cache.takes(photos, size)):
         largest = math.isqrt(int(0.8 * free) // (3 * photos))           # training needs some, too
         fits = f", at most {largest}" if largest >= LEAST_SIZE else ""
         full = f" and the cache has no room ({cache.room()})" if cache else ""

@@ -421,7 +421,7 @@ def test_the_run_that_minutes_plan_can_be_repeated_and_resumed(runs, monkeypatch
     from scene.learn import minutes
 
     root, _ = runs
-    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments: (3, 20.0))
+    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments, **more: (3, 20.0))
     said, planned = job("train", "test", "FCNN", "--minutes", 1, "--output", "minutes", cwd=root)
     assert "\nAn epoch takes about 20 s. The same run again: --epochs 3 instead of --minutes.\n" in said
     _, repeated = job("train", "test", "FCNN", "--epochs", 3, "--output", "epochs", cwd=root)
@@ -437,7 +437,7 @@ def test_an_interrupted_run_keeps_its_plan(runs, monkeypatch):
     from scene.signals import Stopped
 
     root, _ = runs
-    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments: (5, 0.1))
+    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments, **more: (5, 0.1))
     monkeypatch.setattr(checkpoint, "PAUSE", 0)
     keep = checkpoint.Keeper.keep
 
@@ -451,7 +451,7 @@ def test_an_interrupted_run_keeps_its_plan(runs, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(checkpoint.Keeper, "keep", stop)
         job(*options, "--output", "stopped", cwd=root)
-    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments: (9, 0.1))
+    monkeypatch.setattr(minutes, "plan_epochs", lambda *arguments, **more: (9, 0.1))
     said, resumed = job(*options, "--resume", "--output", "stopped", cwd=root)
     assert "Resumed in epoch 3 of 5" in said
     assert resumed["model"]["sha256"] == whole["model"]["sha256"]

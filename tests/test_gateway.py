@@ -435,6 +435,7 @@ def test_key_waits_until_aws_knows_the_new_key(place, monkeypatch, capsys):
 
 def test_a_model_that_does_not_come_into_service_is_told(run, place, models, monkeypatch):
     monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    place.gateway.tokens = place.gateway.burst          # not those that an earlier test has left
     answer = {"statusCode": 200, "headers": {}, "body": '{"model": "000000000000"}'}
     place.gateway.function.does = lambda event: answer
     with pytest.raises(UserError, match="^The endpoint still answers with model 000000000000: see why with"):

@@ -139,7 +139,7 @@ WRONG = [       # lesson, a piece of Scene's source, what is planted in its plac
                                                                        "training=True)"),
     ("training_loop", "pixels[batch], training", "pixels[batch] / 255, training", "pixels[…] of uint8"),
     ("training_loop", "range(10)", "range(1)", "The loop trained for 1 epochs"),
-    ("training_loop", "network.forward(torch.from_numpy(test.pixels))", "torch.rand(len(test.labels), 2)",
+    ("training_loop", "network.forward(torch.from_numpy(test.pixels[:]))", "torch.rand(len(test.labels), 2)",
      "the network was not tested"),
     ("im2col", "windows(x, k, self.stride)", "windows(x, k, 1)", "patches has the shape"),
     ("im2col", "padded[:, rows, columns] +=", "padded[:, rows, columns] =", "what gather returns is wrong"),

@@ -46,7 +46,7 @@ def gradient_maps(classifier, pixels: np.ndarray, classes: list[int]) -> list[np
     for _, layer in network.walk():
         layer.needs_dx = True                           # down to the pixels
 
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+    x = torch.from_numpy(np.array(pixels, np.float32))
     generator = torch.Generator().manual_seed(0)
     deviation = NOISE * float(x.max() - x.min())
     x = x + torch.empty((COPIES, *x.shape)).normal_(0, deviation, generator=generator)  # -> (COPIES, S, S, 3)

@@ -95,7 +95,7 @@ def watch_loop(theirs, seen, train_folder, test_folder):
 
     def loaded(*arguments):
         result = load(*arguments)
-        data.extend((part.pixels, part.labels) for part in result[0])
+        data.extend((part.pixels[:], part.labels) for part in result[0])
         return result
 
     def make(*arguments, **options):

@@ -63,7 +63,7 @@ def train_together(options, output, started):
         else:
             choose(options, folder.scan(options.train).average)
             photos, *_ = load_photos(options)
-            options.cluster.follow(keep_out(photos, options)[0])
+            options.cluster.follow(photos if options.held_out else keep_out(photos, options)[0])
 
 
 def test_model(options, output, started):

@@ -142,7 +142,8 @@ class Handler(BaseHTTPRequestHandler):
     def admit(self) -> None:
         """Refuses what a browser sends for a page that must not. Raises Refusal."""
         host = self.headers.get("Host")
-        if host is not None and not browsers.is_ours(host, self.server.listening):
+        names = self.server.listening, self.server.server_address[0]
+        if host is not None and not any(browsers.is_ours(host, name) for name in names):
             raise Refusal("wrong_host", "The Host header names another machine: use localhost, or start "
                           "scene.serve with --host and that name.")
         origin = self.headers.get("Origin")

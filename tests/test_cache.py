@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +191,7 @@ def test_the_longest_unused_entries_are_dropped(folder, cache, decoded, capsys):
     paths = scan(folder).paths
     cache.limit = 2.5 * size_of(len(paths), 32)
     for k, size in enumerate((32, 31, 30)):
+        cache.used.clear()                              # each as in a run of its own
         cache.decode_all(paths, size)
         for name in entries(cache):
             os.utime(os.path.join(cache.folder, name), (k, k)) if k < 2 else None
@@ -201,6 +205,34 @@ def test_the_longest_unused_entries_are_dropped(folder, cache, decoded, capsys):
     cache.limit = 100
     assert len(cache.decode_all(paths, 29).pixels) == len(paths) and len(entries(cache, PHOTOS)) == 2
     assert not cache.takes(len(paths), 29) and "at most 100 bytes" in cache.room()
+
+
+def test_no_file_is_dropped_but_old_entries(folder, cache):
+    """Somebody's photos in a folder of that name, what another run is building, and this run's own stay."""
+    paths = scan(folder).paths
+    others = ["holiday.jpg", "f" * 64, "f" * 64 + ".jpg", "f" * 64 + ".photos.0a1b.99.part"]
+    for name in others:
+        Path(cache.folder, name).write_bytes(bytes(1000))
+        os.utime(os.path.join(cache.folder, name), (0, 0))
+    cache.limit = 1.5 * size_of(len(paths), SIZE)
+    cache.decode_all(paths, SIZE)
+    first = set(entries(cache)) - set(others)
+    cache.decode_all(paths, SIZE - 1)
+    assert set(entries(cache)) == first | set(others), "this run's own entry stays, so there is no room"
+    cache.used.clear()
+    cache.decode_all(paths, SIZE - 1)
+    assert not first & set(entries(cache)) and set(others) < set(entries(cache))
+
+
+def test_entries_are_dropped_for_room_on_the_disk(folder, cache, monkeypatch):
+    paths = scan(folder).paths
+    cache.decode_all(paths, SIZE)
+    old = entries(cache, PHOTOS)
+    cache.used.clear()
+    usage = namedtuple("usage", "free")(size_of(len(paths), SIZE + 1) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    cache.decode_all(paths, SIZE + 1)
+    assert len(entries(cache, PHOTOS)) == 1 and entries(cache, PHOTOS) != old
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="Linux's way to reserve room on a disk")

@@ -285,6 +285,23 @@ def test_what_is_no_photo_is_answered_with_the_endpoints_sentence(name, desk):
     assert desk.locator("#trouble").is_hidden() and desk.locator("#answer").is_visible()
 
 
+def test_classes_with_numbers_for_names_are_in_the_order_of_their_probabilities(desk):
+    """An object of JavaScript would have 3 and 7 first."""
+    ranked = desk.evaluate("import('/elements.js').then(it => it.rank({sea: 0.7, 7: 0.2, 3: 0.1}))")
+    assert ranked == [["sea", 0.7], ["7", 0.2], ["3", 0.1]]
+
+
+def test_what_cannot_be_read_is_said(desk):
+    """A folder that is dropped, or a file that has gone: the browser's own reader fails."""
+    read = "FileReader.prototype.readAsDataURL"
+    desk.evaluate(f"self.kept = {read}; {read} = () => {{ throw new Error() }}; 0")
+    desk.locator("input[type=file]").first.set_input_files(
+        {"name": "gone.jpg", "mimeType": "image/jpeg", "buffer": b"gone"})
+    desk.locator("#trouble", has_text="This cannot be read: choose a photo file.").wait_for()
+    assert desk.locator("#waiting").is_hidden()
+    desk.evaluate(f"{read} = self.kept; 0")
+
+
 def test_nothing_in_an_answer_becomes_markup(desk):
     nasty = '<img src=x onerror=alert(1)>"&amp;'
     answer = {"scene": nasty, "probabilities": {nasty: 0.9, "b": 0.1}, "mode": "CNN", "model": nasty,

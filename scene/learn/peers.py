@@ -18,6 +18,7 @@ from datetime import timedelta
 
 import torch
 
+from scene.errors import UserError
 from scene.processes import PeerLost
 from scene.signals import ignore_stops
 
@@ -33,6 +34,9 @@ class Peers:
     """
 
     def __init__(self):
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":        # its store holds old messages
+            raise UserError("torchrun has restarted this training, which Scene cannot follow. Start it again "
+                            "yourself, with --resume, and torchrun with --max-restarts 0.")
         names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK"
         self.rank, self.world, self.local, self.machine = (int(os.environ[name]) for name in names)
         self.name = f"{platform.node()} (process {self.rank})"
@@ -108,6 +112,7 @@ class Peers:
                 print(LOST.format(PATIENCE), file=self.stderr, flush=True)
             if cut or os.getppid() != self.launcher:
                 os.kill(os.getpid(), signal.SIGKILL if self.rank else signal.SIGTERM)
+                return
 
     # Waiting for each other
 

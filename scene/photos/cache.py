@@ -10,11 +10,11 @@ the entry.
 Next: split.py
 """
 
-import glob
 import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -32,16 +32,17 @@ from scene.processes import parallel_map
 
 LIMIT = 20                  # GB, by default
 ENVIRONMENT = "SCENE_CACHE"         # a folder, if it is not --cache
-SOURCES = "decode", "jpeg", "png", "profile", "duplicates", "pixels"        # they decide what an entry holds
+SOURCES = "decode", "jpeg", "png", "profile", "hints", "duplicates", "pixels"       # an entry is of these
 PHOTOS, INDEX, GROUPS = ".photos", ".index", ".groups"
+ENTRY = re.compile(r"[0-9a-f]{64}\.(photos|index|groups)")          # other files are not ours to drop
+UNFINISHED = re.compile(ENTRY.pattern + r"\..+\.part")
 
 
 def default_folder() -> str:
     """The folder for caches of this user."""
     if found := os.environ.get(ENVIRONMENT) or os.environ.get("XDG_CACHE_HOME"):
         return found
-    usual = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}
-    return os.path.expanduser(usual.get(sys.platform, "~/.cache"))
+    return os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
 
 
 class Cache:
@@ -56,6 +57,7 @@ class Cache:
         self.limit = limit
         self.by_contents = by_contents
         self.version = decoder_version()
+        self.used = set()           # the names of the entries of this run, which are not dropped
 
     def prepare(self) -> None:
         """Makes the folder, and says so. Raises OSError or UserError."""
@@ -73,9 +75,13 @@ class Cache:
 
     def takes(self, photos: int, size: int) -> bool:
         """Whether so many photos fit into the cache, onto the disk, and into a limit of `ulimit -v`."""
-        used = sum(map(size_there, self.find("*")))
-        free = used + shutil.disk_usage(self.folder).free
-        return size_of(photos, size) <= min([self.limit, free, *memory.address_space()])
+        return size_of(photos, size) <= min([self.most(), *memory.address_space()])
+
+    def most(self) -> float:
+        """Bytes that entries may take, those of this run aside: within the limit, and on the disk."""
+        own = sum(map(size_there, self.find(own=True)))
+        others = sum(map(size_there, self.find(own=False)))
+        return min(self.limit - own, others + shutil.disk_usage(self.folder).free)
 
     def room(self) -> str:
         """What limits the cache, in words."""
@@ -84,8 +90,9 @@ class Cache:
 
     def decode_all(self, paths: Sequence[str], size: int) -> Decoded:
         """The decoded photos, from an entry if there is one. If not, makes one, or uses memory instead."""
-        before = self.key(paths, size)
-        path = os.path.join(self.folder, before)
+        name = self.key(paths, size)
+        self.used.add(name)
+        path = os.path.join(self.folder, name)
         if found := self.open(path, len(paths), size):
             return found
         if not self.takes(len(paths), size):
@@ -139,7 +146,7 @@ class Cache:
 
     def build(self, path, paths, size):
         """Decodes photos into a new entry. Raises OSError."""
-        for part in self.find("*", ".part"):
+        for part in self.find(UNFINISHED):
             files.sweep(part.rsplit(".", 3)[0])         # of killed runs
         with files.temporary(path + PHOTOS) as file:
             total = max(1, size_of(len(paths), size))
@@ -166,19 +173,21 @@ class Cache:
             if hashlib.sha256(data[32:]).digest() == data[:32]:
                 return np.frombuffer(data[32:], np.int64).copy()
         found = compute()
-        with suppress(OSError):
-            files.write(path, hashlib.sha256(found).digest() + found.tobytes())
+        if found.nbytes <= self.most():
+            with suppress(OSError):
+                files.write(path, hashlib.sha256(found).digest() + found.tobytes())
         return found
 
     def make_room(self, needed):
         """Drops entries, the longest unused first, until there is room for so many bytes."""
         entries = {}
-        for path in self.find("*"):
-            entries.setdefault(os.path.basename(path).partition(".")[0], []).append(path)
-        used = sum(map(size_there, self.find("*")))
+        for path in self.find(own=False):
+            entries.setdefault(name_of(path), []).append(path)
+        used = sum(map(size_there, self.find(own=False)))
+        most = self.most()
         dropped = 0
         for paths in sorted(entries.values(), key=lambda paths: max(map(time_there, paths))):
-            if used + needed <= self.limit:
+            if used + needed <= most:
                 break
             for path in paths:
                 used -= size_there(path)
@@ -189,9 +198,16 @@ class Cache:
             print(f"The oldest decoded photos in {printable(self.folder)} were dropped, since it holds at "
                   f"most {memory.size(self.limit)}: --cache-size.", flush=True)
 
-    def find(self, name, suffix=""):
-        """The paths of files in the cache."""
-        return glob.glob(os.path.join(glob.escape(self.folder), name + suffix))
+    def find(self, pattern=ENTRY, own=None):
+        """The paths of the files of entries, of this run's own, or of all others."""
+        names = [name for name in os.listdir(self.folder) if pattern.fullmatch(name)]
+        return [os.path.join(self.folder, name) for name in names
+                if own is None or (name_of(name) in self.used) == own]
+
+
+def name_of(path):
+    """The name of the entry that a file belongs to."""
+    return os.path.basename(path).partition(".")[0]
 
 
 def size_there(path):
@@ -246,7 +262,7 @@ def decoder_version():
 
 def make_cache(options) -> Cache | None:
     """The cache that a command's options ask for, or None if the user's own cannot be used."""
-    if options.no_cache:
+    if options.no_cache or os.name == "nt":         # where a file that is open cannot be replaced
         return None
     cache = Cache(options.cache or default_folder(), options.cache_size * 1e9, options.check_contents)
     try:

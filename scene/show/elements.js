@@ -15,6 +15,9 @@ export function element(name, attributes = {}, ...children) {
     return made;
 }
 
+// {name: probability} -> [name, probability], the likeliest first. An object has names like "7" in front.
+export const rank = probabilities => Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+
 // A share from 0 to 1 as a bar, as in the report (charts.py).
 export function bar(share, kind = "good") {
     const box = {x: 0, y: 0, height: 8};

@@ -1,6 +1,6 @@
 // Look inside, one training step, and planted bugs: each a section with a button that asks the server.
 
-import {digits, element, find, post} from "./elements.js";
+import {digits, element, find, post, rank} from "./elements.js";
 import {follow, mode, photo, readable} from "./page.js";
 import {cell, code, heading, number, short, stepper, table} from "./stages.js";
 
@@ -30,8 +30,8 @@ class Task {
         this.root.querySelector(".hint").hidden = !answer.error;
         if (!this.classes || answer.error) return;
         this.classes.disabled = false;
-        this.classes.replaceChildren(...Object.keys(answer.probabilities).map(
-            name => element("option", {value: name}, readable(name))));
+        this.classes.replaceChildren(...rank(answer.probabilities).map(
+            ([name]) => element("option", {value: name}, readable(name))));
     }
 
     async run() {

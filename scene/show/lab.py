@@ -33,7 +33,8 @@ MEMORY = 1_000_000_000          # bytes of the child's own data
 IDLE_SECONDS = 600              # the child ends after so long without a request
 FIELDS = {"/inside": {"mode", "imageBase64"}, "/step": {"mode", "imageBase64", "class"},
           "/check": {"mode", "imageBase64", "class", "bug"}}
-TOO_MUCH = "The network is too large to be taken apart here: that is limited to 30 seconds and 1 GB."
+TOO_MUCH = (f"The network is too large to be taken apart here: that is limited to {SECONDS} seconds and "
+            f"{MEMORY // 10**9} GB.")
 
 
 class Lab:

@@ -1,6 +1,6 @@
 // The page: asks about a photo, and shows the answer.
 
-import {bar, element, find, percent, post} from "./elements.js";
+import {bar, element, find, percent, post, rank} from "./elements.js";
 import {encode, listen, prepare} from "./photo.js";
 
 const SHOWN = 5;                // classes
@@ -24,8 +24,14 @@ async function take(file) {
     say(null);
     find("waiting").hidden = false;
     find("answer").hidden = true;
-    const sent = await prepare(file, server.limits.formats);
-    const encoded = await encode(sent);
+    let sent, encoded;
+    try {
+        sent = await prepare(file, server.limits.formats);
+        encoded = await encode(sent);
+    } catch {
+        if (mine === turn) say("This cannot be read: choose a photo file.");
+        return;
+    }
     if (mine !== turn) return;
     current = {photo: sent, encoded: encoded.replace(/^data:[^,]*,/, "")};
     show(sent);
@@ -71,7 +77,7 @@ function show(sent) {
 }
 
 function tell(answer, times) {
-    const ranked = Object.entries(answer.probabilities);
+    const ranked = rank(answer.probabilities);
     const sure = answer.sure !== false;
     const [[first, share], second] = ranked;
     find("verdict").textContent = answer.sure === undefined ? `${percent(share)} likely`

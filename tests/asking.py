@@ -135,9 +135,10 @@ class Server:
         return response.status, found, json.loads(text) if is_json else text
 
     def send(self, data):
-        """Sends raw bytes, and returns the reply as `receive` does."""
+        """Sends raw bytes and nothing after them, and returns the reply as `receive` does."""
         with self.connect() as connection:
             connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)         # else the server would wait for more
             return receive(connection)
 
     def threads(self):

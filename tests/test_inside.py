@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ import torch
 from PIL import Image
 
 from scene.answer import endpoint, modelfile
-from scene.answer.classifier import Classifier
+from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.gradient_map import NeedsTorch
 from scene.models import CNN, FCNN, MODES
 from scene.nn.arrays import adopt
 from scene.nn.fold import fold
 from scene.nn.layer import Network, Residual, Sequential
 from scene.nn.linear import Linear
+from scene.photos.decode import decode
 from scene.show import bugs, inside, lab, layers
 from tests.asking import CLASSES, OCEAN, body, model_file, small_network
 
@@ -224,3 +226,12 @@ def test_a_failure_is_logged_and_not_shown(laboratory, monkeypatch):
     status, answer, entry = laboratory.answer("/step", b"", "1")
     assert (status, answer["error"]["code"]) == (500, "internal_error") and "secret" not in json.dumps(answer)
     assert entry["error"]["message"] == "secret"
+
+
+def test_the_right_gradients_agree_where_pixels_are_equal():
+    """Flat places tie in MaxPool, and pixels that move far take some ReLU across its corner."""
+    model = Classifier.open(PRETRAINED["CNN"])
+    photo = Path(__file__).parents[1] / "datasets/test/road/road_003.jpg"
+    flat = np.full((model.image_size, model.image_size, 3), 128, np.uint8)
+    for pixels in decode(photo.read_bytes(), model.image_size), flat:
+        assert [row["name"] for row in bugs.check(model, pixels, 0)["rows"] if not row["right"]] == []

@@ -32,7 +32,8 @@ from scene.show.inside import on_torch
 from scene.show.layers import code_of, explain, watch
 
 H = 1e-7                        # how far weights move
-PIXEL_H = 1e-4                  # how far pixels move, which are up to 255
+PARTING = 0.1                   # the noise, on pixels up to 255
+PIXEL_H = 1e-5                  # how far pixels move, up to 255: farther, some ReLU would cross its corner
 CLOSE = 1e-3                    # the relative difference of two derivatives that are the same
 NOISE = 1e-7                    # what rounding may add to it: smaller derivatives cannot be compared
 
@@ -116,6 +117,8 @@ def check(classifier: Classifier, pixels: np.ndarray, label: int, name: str = ""
     network, torch = on_torch(classifier, "float64")
     passages = watch(network.layers)
     x = torch.from_numpy(pixels[None].astype(float))
+    # Equal neighbours tie in MaxPool, where there is no derivative: a little noise parts them.
+    x += PARTING * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([label])
     bug = BUGS.get(name)
     planted = plant(bug, passages) if bug else None

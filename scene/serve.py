@@ -48,8 +48,6 @@ BODY_SECONDS = 10               # for its body
 GOODBYE_SECONDS = 2             # for reading on after a refusal
 STOP_SECONDS = 9                # for the requests in progress when a signal stops the server
 
-TOO_BUSY = "There are too many requests at once: try again in a second."
-
 
 class Incoming(io.RawIOBase):
     """A connection's input, until a deadline. A socket's own time-out would restart with every byte."""
@@ -339,7 +337,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         length = self.terms.max_request if length is None else length
         with self.lock:
             if length > self.room:
-                raise Refusal("too_busy", TOO_BUSY)
+                raise Refusal("too_busy", endpoint.TOO_BUSY)
             self.room -= length
         try:
             yield
@@ -356,7 +354,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def turn_away(self, connection: socket.socket) -> None:
         """Refuses a connection for which there is no thread, without waiting for the client."""
-        _, answer, entry = endpoint.answer(Refusal("too_busy", TOO_BUSY), str(uuid.uuid4()), None)
+        _, answer, entry = endpoint.answer(Refusal("too_busy", endpoint.TOO_BUSY), str(uuid.uuid4()), None)
         data = json.dumps(answer)
         connection.setblocking(False)
         with suppress(OSError):

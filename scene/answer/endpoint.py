@@ -44,6 +44,7 @@ from scene.photos.decode import (
 MAX_MODEL = 100_000_000     # bytes of a model file, on AWS: a larger one would take too long to fetch
 MOST_COMMAS = 10_000        # in a request: JSON of many small values takes forty times its size in memory
 FIELDS = "mode, imageBase64 and perhaps map"
+TOO_BUSY = "There are too many requests at once: try again in a second."
 WHITE_SPACE = b" \t\r\n"
 
 PAGE_ONLY = {               # the codes of the page that scene.serve serves

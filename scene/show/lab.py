@@ -63,7 +63,7 @@ class Lab:
     def ask(self, task: str, body: bytes) -> bytes:
         """What the child answers: a line of JSON. Raises Refusal."""
         if not self.lock.acquire(timeout=SECONDS):
-            raise Refusal("too_busy", "There are too many requests at once: try again in a second.")
+            raise Refusal("too_busy", endpoint.TOO_BUSY)
         try:
             if not self.child or self.child.poll() is not None:
                 self.start()

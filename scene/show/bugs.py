@@ -6,8 +6,9 @@ once backwards, and compare with what the gradient g promises:
     (L(θ + h d) - L(θ - h d)) / 2h  =  d · g
 
 L needs the forward pass alone, so a bug in backward cannot hide. The directions are random, of 1 and -1, and
-everything is in float64, where rounding leaves seven digits. Where the network is sure of the right class,
-all derivatives are nearly 0, and there is nothing to compare.
+everything is in float64, where rounding leaves seven digits. At a corner of some ReLU or MaxPool there is no
+derivative: the slopes on its two sides differ, so h shrinks until no corner lies between. Where the network is
+sure of the right class, all derivatives are nearly 0, and there is nothing to compare.
 
 Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §11.5.
 Next: lab.py
@@ -32,8 +33,9 @@ from scene.show.inside import on_torch
 from scene.show.layers import code_of, explain, watch
 
 H = 1e-7                        # how far weights move
-PARTING = 0.1                   # the noise, on pixels up to 255
-PIXEL_H = 1e-5                  # how far pixels move, up to 255: farther, some ReLU would cross its corner
+PARTING = 1.0                   # the noise, on pixels up to 255
+PIXEL_H = 1e-5                  # how far pixels move, up to 255
+CORNER = 1e-4                   # the relative difference of the slopes on both sides that shows a corner
 CLOSE = 1e-3                    # the relative difference of two derivatives that are the same
 NOISE = 1e-7                    # what rounding may add to it: smaller derivatives cannot be compared
 
@@ -118,7 +120,7 @@ def check(classifier: Classifier, pixels: np.ndarray, label: int, name: str = ""
     passages = watch(network.layers)
     x = torch.from_numpy(pixels[None].astype(float))
     # Equal neighbours tie in MaxPool, where there is no derivative: a little noise parts them.
-    x += PARTING * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    x += PARTING * torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([label])
     bug = BUGS.get(name)
     planted = plant(bug, passages) if bug else None
@@ -149,8 +151,13 @@ def check(classifier: Classifier, pixels: np.ndarray, label: int, name: str = ""
 
 
 def measure(loss_at, h, *direction):
-    """The slope of L along a direction."""
-    return (loss_at(h, *direction) - loss_at(-h, *direction)) / (2 * h)
+    """The slope of L along a direction, with a smaller h if those on both sides differ."""
+    for h in (h, h / 10, h / 100):
+        behind, here, ahead = loss_at(-h, *direction), loss_at(0, *direction), loss_at(h, *direction)
+        left, right = (here - behind) / h, (ahead - here) / h
+        if abs(right - left) <= CORNER * max(abs(left), abs(right)) + NOISE:
+            break
+    return (ahead - behind) / (2 * h)
 
 
 def plant(bug: Bug, passages: list) -> dict:

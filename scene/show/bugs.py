@@ -6,9 +6,9 @@ once backwards, and compare with what the gradient g promises:
     (L(θ + h d) - L(θ - h d)) / 2h  =  d · g
 
 L needs the forward pass alone, so a bug in backward cannot hide. The directions are random, of 1 and -1, and
-everything is in float64, where rounding leaves seven digits. At a corner of some ReLU or MaxPool there is no
-derivative: the slopes on its two sides differ, so h shrinks until no corner lies between. Where the network is
-sure of the right class, all derivatives are nearly 0, and there is nothing to compare.
+everything is in float64, where rounding leaves seven digits. At a corner of ReLU or MaxPool there is no
+derivative: the slopes on its two sides differ, so h shrinks until no corner lies between. Where the network
+is sure of the right class, all derivatives are nearly 0, and there is nothing to compare.
 
 Source: Goodfellow, Bengio, Courville, Deep Learning (2016), §11.5.
 Next: lab.py
@@ -152,12 +152,13 @@ def check(classifier: Classifier, pixels: np.ndarray, label: int, name: str = ""
 
 def measure(loss_at, h, *direction):
     """The slope of L along a direction, with a smaller h if those on both sides differ."""
-    for h in (h, h / 10, h / 100):
-        behind, here, ahead = loss_at(-h, *direction), loss_at(0, *direction), loss_at(h, *direction)
-        left, right = (here - behind) / h, (ahead - here) / h
+    here = loss_at(0, *direction)
+    for step in (h, h / 10, h / 100):
+        left = (here - loss_at(-step, *direction)) / step
+        right = (loss_at(step, *direction) - here) / step
         if abs(right - left) <= CORNER * max(abs(left), abs(right)) + NOISE:
             break
-    return (ahead - behind) / (2 * h)
+    return (left + right) / 2
 
 
 def plant(bug: Bug, passages: list) -> dict:

@@ -39,10 +39,19 @@ def test_slices_of_a_batch_are_the_convolution_of_torch(shape, outputs, images_a
     x = oracle.numbers((7, h, w, inputs), seed)
     values = (tile + 2) ** 2 * winograd.tiles(h, tile) * winograd.tiles(w, tile)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "TILES_PER_U", 0)
         patch.setattr(winograd, "TILE_BYTES", images_at_once * 8 * values * max(inputs, outputs))
         u = oracle.numbers(((tile + 2) ** 2, 1))
         assert len(layer.parts(x, u, tile)) == -(-7 // images_at_once)          # 3, 4 or 7 slices
         oracle.check(layer, torch_conv(padding=1), x, seed)
+
+
+def test_large_kernels_are_read_for_several_images_at_once():
+    layer = WinogradConv2d(320, 320)
+    x, u = torch.zeros(64, 8, 8, 320), torch.zeros(36, 320, 320)
+    first, *_ = layer.parts(x, u, 4)
+    assert 36 * 4 * 320 * (first.stop - first.start) >= 2 * u.numel() > winograd.TILE_BYTES
+    assert [len(layer.parts(x[:1], u, 4)), len(layer.parts(x, u[:, :32, :32], 4))] == [1, 6]
 
 
 SIDES = [(4, 4), (5, 5), (6, 6), (8, 4), (10, 5), (12, 6), (16, 4), (20, 5)]

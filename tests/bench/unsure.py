@@ -1,11 +1,10 @@
 """How well a model says "not sure": its probabilities, its promises, and what it refuses.
 
-    python -m tests.bench.unsure MODEL TEST [--calibrate TRAIN HELD] [--others FOLDER...]
+    python -m tests.bench.unsure MODEL TEST [--held HELD] [--others FOLDER...]
 
-TEST, TRAIN and HELD are folders of class folders. With --calibrate, the model gets a calibration from photos
-of TRAIN, on which it was trained, and 500 of HELD, on which it was not: at several promises, and for five
-draws of the 500. Without, its own calibration is tested. The folders of --others hold photos of none of the
-classes.
+TEST and HELD are folders of class folders. With --held, the model's calibration is fitted anew on 500 photos
+of HELD, on which it was not trained: at several promises, and for five draws of the 500. Without, its own
+is tested. The folders of --others hold photos of none of the classes.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from scene import processes
 from scene.answer import calibration, metrics, strangeness
 from scene.answer.classifier import Classifier
-from scene.learn.calibrate import MOST, Measured, measure, reference
+from scene.learn.calibrate import MOST, Measured, measure
 from scene.nn.loss import softmax
 from scene.photos import folder
 from tests import strange
@@ -93,17 +92,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("model")
     parser.add_argument("test")
-    parser.add_argument("--calibrate", nargs=2, metavar=("TRAIN", "HELD"))
+    parser.add_argument("--held", metavar="HELD")
     parser.add_argument("--others", nargs="*", default=[], metavar="FOLDER")
     options = parser.parse_args()
     tqdm.monitor_interval = 0
     random = np.random.default_rng(0)
     classifier = Classifier.open(options.model)
-    if options.calibrate:
-        fitted = reference(classifier, load(options.calibrate[0], classifier))
-        held = measure(classifier, fitted, load(options.calibrate[1], classifier))
-    else:
-        fitted = classifier.calibration
+    fitted = classifier.calibration
     tested = measure(classifier, fitted, load(options.test, classifier))
     right = int((tested.scores.argmax(1) == tested.labels).sum())
     low, high = metrics.wilson_interval(right, len(tested.labels))
@@ -111,8 +106,8 @@ def main():
     print(f"{len(tested.labels)} photos, {len(classifier.classes)} classes, "
           f"accuracy {right / len(tested.labels):.1%} ({low:.1%} to {high:.1%}); calibration of {size} bytes")
     print("promised  answered   wrong")
-    if options.calibrate:
-        parts = list(draws(held, random))
+    if options.held:
+        parts = list(draws(measure(classifier, fitted, load(options.held, classifier)), random))
         for error in PROMISES:
             for part in parts:
                 say_promises(calibration.fit(*part, error), tested, random)

@@ -30,6 +30,7 @@ from scene.photos import folder, sets
 from scene.photos.cache import make_cache
 from scene.show import report as page
 from scene.show.answers import shown
+from scene.show.charts import be
 from scene.version import VERSION
 
 FEW_PHOTOS = 100            # for a class
@@ -200,8 +201,8 @@ def say_result(report, options, model, path, page_path, started, resumed=False):
 def describe_leaks(report):
     """How many test photos are training photos, too, or nearly, or "" if none are."""
     number, near, photos = report["leaks"], report["near_leaks"], report["photos"]
-    copies = f"{number} of the {photos} test photos are also training photos"
-    near_copies = f"{near} of {photos} test photos are near-copies of training photos"
+    copies = f"{number} of the {photos} test photos {be(number)} also training photos"
+    near_copies = f"{near} of {photos} test photos {be(near)} near-copies of training photos"
     return ", and ".join([copies] * (number > 0) + [near_copies] * (near > 0))
 
 

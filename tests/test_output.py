@@ -67,8 +67,9 @@ AT = {                          # moments after the last step, and what is there
     "the checkpoint's end": ("files.remove = lambda path: stop()", RESULTS),
 }
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
-STOPS = [(number, moment) for moment in AT for number in (signal.SIGTERM, signal.SIGKILL)]
-STOPS += [(signal.SIGINT, "the test"), (signal.SIGHUP, "the metrics")]      # handled as SIGTERM is
+STOPS = [(signal.SIGKILL, moment) for moment in AT]
+STOPS += [(signal.SIGTERM, "recalibration"), (signal.SIGTERM, "the model"), (signal.SIGINT, "the test"),
+          (signal.SIGHUP, "the metrics"), (signal.SIGTERM, "the checkpoint's end")]     # all handled alike
 
 
 @pytest.mark.parametrize("number, moment", STOPS)

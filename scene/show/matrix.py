@@ -11,9 +11,9 @@ from scene.answer.metrics import Confusion
 from scene.show.charts import LETTER, drawing, line, photos, rect, shortened, words
 from scene.show.markup import Markup, join, tag
 
-MOST = 100              # classes in the drawing. Of more classes,
-SOME = 60               # it shows so many: those with the most mistakes
-SIDES = ((8, 38), (16, 30), (30, 22), (MOST, 12))       # the side of a cell, for up to so many classes
+MOST = 48               # classes in the drawing. Of more classes,
+SOME = 40               # it shows so many: those with the most mistakes
+SIDES = ((8, 38), (16, 30), (30, 22), (MOST, 18))       # the side of a cell, for up to so many classes
 FITS = 12               # classes that fit on a phone
 COUNTED = 22            # cells of this side or larger have room for their count
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from scene.answer.metrics import reliability
 from scene.show import charts, matrix
-from scene.show.charts import percent, photos
+from scene.show.charts import be, percent, photos
 from scene.show.markup import Markup, join, lead, note, scrolled, section, series, strong, tag, unfold
 from scene.show.material import COMMON, Material
 from scene.show.pictures import SMALL, short
@@ -18,7 +18,9 @@ NARROW = 30             # classes whose matrix leaves room beside it
 FEWEST = 20             # photos that tell anything about reliability
 FLAT = 0.02             # a gain in accuracy over the last eighth of the epochs that does not count
 LEARNED_BY_HEART = 0.1  # a gap between the accuracies on training and test photos
-WEAKEST = 1000          # classes in the table of figures
+MOST_ROWS = 1000        # classes in the table of figures. Of more than
+FEW_ROWS = 30           # so many classes,
+WEAKEST = 10            # it shows so many at first
 CALIBRATED = 0.03       # a gap between what the network says and what is true
 
 
@@ -56,7 +58,7 @@ def in_words(right: int, total: int) -> str:
 
 def leak(report) -> Markup | None:
     """A warning, if photos of TEST are in TRAIN too, or nearly the same photos."""
-    said = [f"{report[name]} of the {report['photos']} test photos are {what} training photos"
+    said = [f"{report[name]} of the {report['photos']} test photos {be(report[name])} {what} training photos"
             for name, what in (("leaks", "also"), ("near_leaks", "near-copies of")) if report.get(name)]
     if not said:
         return None
@@ -160,21 +162,27 @@ def classes(m: Material) -> Markup:
 
     rows = []
     every = sorted(m.metrics["classes"].items(), key=weakness)
-    for name, row in every[:WEAKEST]:
+    for name, row in every[:MOST_ROWS]:
         cells = [tag("td", charts.bar(row[key], "good"), "–" if row[key] is None else percent(row[key]))
                  for key in ("recall", "precision", "f1")]
         rows.append(tag("tr", tag("th", name, scope="row"), cells, tag("td", row["count"], class_="plain")))
     terms = {"class": None, "found": "recall", "trusted": "precision", "both": "F1", "photos": None}
     heads = [tag("th", head, tag("small", term), scope="col") for head, term in terms.items()]
-    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="classes")
+
+    def table(rows):
+        return tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="classes")
+
+    few = rows if len(rows) <= FEW_ROWS else rows[:WEAKEST]
+    rest = unfold(f"The other {len(rows) - len(few)}", scrolled(table(rows[len(few):]), "More figures")) \
+        if len(rows) > len(few) else None
     return section(
         "classes", "Class by class",
         lead("The weakest class comes first. ", strong("Found"), " is the share of a class's photos that the "
              "network recognised. ", strong("Trusted"), " is the share of its answers with this class that "
              "are right. ", strong("Both"), " is one number for the two, their harmonic mean."),
-        scrolled(table, "Figures for each class"),
-        note(f"These are the {WEAKEST} weakest of {len(every)} classes. The file of metrics has all.")
-        if len(every) > WEAKEST else None)
+        scrolled(table(few), "Figures for each class"), rest,
+        note(f"These are the {MOST_ROWS} weakest of {len(every)} classes. The file of metrics has all.")
+        if len(every) > MOST_ROWS else None)
 
 
 def trust(m: Material) -> Markup | None:

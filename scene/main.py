@@ -30,7 +30,7 @@ from scene.photos import folder, sets
 from scene.photos.cache import make_cache
 from scene.show import report as page
 from scene.show.answers import shown
-from scene.show.charts import be
+from scene.show.sections import leaks
 from scene.version import VERSION
 
 FEW_PHOTOS = 100            # for a class
@@ -190,20 +190,13 @@ def say_result(report, options, model, path, page_path, started, resumed=False):
     print(metrics.describe(report))
     if "calibration" in report:
         print(f"\n{calibration.describe(report['calibration'])}")
-    if leaks := describe_leaks(report):
-        print(f"\nThis accuracy is too high: {leaks}. Keep each photo in only one of the two folders.")
+    if said := leaks(report):
+        print(f"\nThis accuracy is too high: {', and '.join(said)}. Keep each photo in only one of the two "
+              "folders.")
     words = "time since it was resumed" if resumed else "total time"
     also = f", report: {printable(page_path)}" if options.report else ""
     print(f"Model: {printable(model)}, metrics: {printable(path)}{also}, {words}: "
           f"{time.monotonic() - started:.1f} s")
-
-
-def describe_leaks(report):
-    """How many test photos are training photos, too, or nearly, or "" if none are."""
-    number, near, photos = report["leaks"], report["near_leaks"], report["photos"]
-    copies = f"{number} of the {photos} test photos {be(number)} also training photos"
-    near_copies = f"{near} of {photos} test photos {be(near)} near-copies of training photos"
-    return ", and ".join([copies] * (number > 0) + [near_copies] * (near > 0))
 
 
 def say_next(photos, teacher, options, output):

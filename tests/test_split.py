@@ -336,8 +336,8 @@ def test_near_copies_are_counted_beside_the_accuracy(runs):
         (root / "leaky" / name).with_suffix(".webp").write_bytes(encoded(image.resize((60, 60)), "WebP"))
     said, report = job("train", "leaky", "FCNN", "--epochs", 1, "--output", "leak", cwd=root)
     assert (report["leaks"], report["near_leaks"], report["photos"]) == (0, 3, 13)
-    assert ("\nThis accuracy is too high: 3 of 13 test photos are near-copies of training photos. Keep each "
-            "photo in only one of the two folders.\n") in said
+    assert ("\nThis accuracy is too high: 3 of the 13 test photos are near-copies of training photos. Keep "
+            "each photo in only one of the two folders.\n") in said
 
 
 def test_folds_test_all_photos_and_train_on_all(runs, album):

@@ -63,11 +63,6 @@ def photos(count) -> str:
     return "1 photo" if count == 1 else f"{count} photos"
 
 
-def be(count) -> str:
-    """The verb for so many: "is" or "are"."""
-    return "is" if count == 1 else "are"
-
-
 def shortened(name: str, most: int) -> str:
     """A name of at most so many letters."""
     return name if len(name) <= most else name[:most - 1] + "…"

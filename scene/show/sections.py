@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from scene.answer.metrics import reliability
 from scene.show import charts, matrix
-from scene.show.charts import be, percent, photos
+from scene.show.charts import percent, photos
 from scene.show.markup import Markup, join, lead, note, scrolled, section, series, strong, tag, unfold
 from scene.show.material import COMMON, Material
 from scene.show.pictures import SMALL, short
@@ -56,10 +56,21 @@ def in_words(right: int, total: int) -> str:
     return "almost every photo" if right > total / 2 else "almost no photo"
 
 
+LEAKS = {
+    "leaks": ("is also a training photo", "are also training photos"),
+    "near_leaks": ("is a near-copy of a training photo", "are near-copies of training photos"),
+}
+
+
+def leaks(report) -> list[str]:
+    """How many photos of TEST are in TRAIN too, or nearly the same photos, in words."""
+    return [f"{count} of the {report['photos']} test photos {one if count == 1 else more}"
+            for name, (one, more) in LEAKS.items() if (count := report.get(name))]
+
+
 def leak(report) -> Markup | None:
-    """A warning, if photos of TEST are in TRAIN too, or nearly the same photos."""
-    said = [f"{report[name]} of the {report['photos']} test photos {be(report[name])} {what} training photos"
-            for name, what in (("leaks", "also"), ("near_leaks", "near-copies of")) if report.get(name)]
+    """A warning of leaks."""
+    said = leaks(report)
     if not said:
         return None
     return tag("p", strong("This accuracy is too high. "), *series(said), ". Keep each photo in only one of "

@@ -225,7 +225,7 @@ def test_of_many_classes_the_most_confused_are_shown(tmp_path):
     answers[:30] = 999 - answers[:30]
     content, _ = reports.make(tmp_path / "r.html", classes, 2000, probabilities=sure(1000, answers), train=0)
     assert "Of 1000 classes, it shows the 40 with the most mistakes" in Page(content).words
-    assert "The other 990" in Page(content).words and content.count('class="classes"') == 2
+    assert "The other 990 classes" in Page(content).words and content.count('class="classes"') == 2
     drawn = re.search(r'<svg[^>]*class="matrix.*?</svg>', content, re.DOTALL)[0]
     assert drawn.count("<a ") == 50 and len(content) < 5_000_000        # 10 mistakes, 40 classes
     page = Page(content)

@@ -42,7 +42,7 @@ TILES = 2, 4, 5, 6          # sizes of a tile: its outputs along one axis
 NARROW_TILES = 2, 3, 4      # the sizes for operands in bfloat16, where larger ones would round too much
 READING = 24                # multiplications in the time of reading a number of U; matters for few photos
 TILE_BYTES = 1 << 21        # transformed numbers at a time; ¼ or twice as many are as fast
-TILES_PER_U = 2             # but so many times as many as U has, at least, since all of U is read each time
+SLICE_PER_U = 2             # a slice is at least this many times as large as U, which every slice reads
 
 
 class WinogradConv2d(Conv2d):
@@ -116,11 +116,11 @@ class WinogradConv2d(Conv2d):
         return transform(self.w, tile)
 
     def parts(self, y, u, tile):
-        """The batch in slices of at least one image: see TILE_BYTES and TILES_PER_U."""
+        """The batch in slices of TILE_BYTES, or more if U is large, and of at least one image."""
         n, h, w, _ = y.shape
         values = len(u) * tiles(h, tile) * tiles(w, tile)               # of one channel of an image
         each = u.itemsize * values * max(self.inputs, self.outputs)     # bytes of an image
-        step = max(1, max(TILE_BYTES, TILES_PER_U * u.nbytes) // each)
+        step = max(1, max(TILE_BYTES, SLICE_PER_U * u.nbytes) // each)
         return [slice(i, i + step) for i in range(0, n, step)]
 
 

@@ -151,14 +151,16 @@ def check(classifier: Classifier, pixels: np.ndarray, label: int, name: str = ""
 
 
 def measure(loss_at, h, *direction):
-    """The slope of L along a direction, with a smaller h if those on both sides differ."""
+    """The slope of L along a direction. If the slopes on its two sides differ, the step is made smaller."""
     here = loss_at(0, *direction)
     for step in (h, h / 10, h / 100):
-        left = (here - loss_at(-step, *direction)) / step
-        right = (loss_at(step, *direction) - here) / step
+        behind = loss_at(-step, *direction)
+        ahead = loss_at(step, *direction)
+        left = (here - behind) / step
+        right = (ahead - here) / step
         if abs(right - left) <= CORNER * max(abs(left), abs(right)) + NOISE:
             break
-    return (left + right) / 2
+    return (ahead - behind) / (2 * step)
 
 
 def plant(bug: Bug, passages: list) -> dict:

@@ -19,7 +19,6 @@ from scene.show.pictures import LARGE, MEDIUM, TILE, short, thumbnail
 CARDS = 12              # photos of a section; of mistakes as many again can be unfolded
 ALIKE = 6               # mistakes beside training photos, and training photos beside each
 LISTED = 500            # lines of a list
-OFTEN_WRONG = 0.7       # the accuracy below which label errors are mostly the network's own
 TILES = 260             # photos on the map
 NAMED = 30              # classes whose names fit on the map
 FEWEST = 8              # photos that make a map
@@ -118,9 +117,8 @@ def labels(m: Material) -> Markup:
         "labels", title,
         lead(f"{count} of the {where} look like another class than the one whose folder they are in, to a "
              "network that was not trained on them. Look at each before you move it: the folder may be "
-             "wrong, or the network may be. ",
-             "This network is often wrong, so most of these are its own mistakes. "
-             if m.metrics["accuracy"] < OFTEN_WRONG else "", "The likeliest come first."),
+             "wrong, or the network may be. The likeliest label errors come first. Far down the list, most "
+             "are mistakes of the network."),
         tag("div", cards, class_="suspects"), unfold(listed, tag("pre", lines, tabindex="0")), rest)
 
 

@@ -18,9 +18,9 @@ NARROW = 30             # classes whose matrix leaves room beside it
 FEWEST = 20             # photos that tell anything about reliability
 FLAT = 0.02             # a gain in accuracy over the last eighth of the epochs that does not count
 LEARNED_BY_HEART = 0.1  # a gap between the accuracies on training and test photos
-MOST_ROWS = 1000        # classes in the table of figures. Of more than
-FEW_ROWS = 30           # so many classes,
-WEAKEST = 10            # it shows so many at first
+MOST_ROWS = 1000        # classes in the tables of figures, at most
+FEW_ROWS = 30           # classes that one table shows. Of more, it shows
+WEAKEST = 10            # so many, and a second table has the others
 CALIBRATED = 0.03       # a gap between what the network says and what is true
 
 
@@ -69,7 +69,7 @@ def leaks(report) -> list[str]:
 
 
 def leak(report) -> Markup | None:
-    """A warning of leaks."""
+    """A warning that the accuracy is too high, if there are `leaks`."""
     said = leaks(report)
     if not said:
         return None
@@ -184,14 +184,15 @@ def classes(m: Material) -> Markup:
         return tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="classes")
 
     few = rows if len(rows) <= FEW_ROWS else rows[:WEAKEST]
-    rest = unfold(f"The other {len(rows) - len(few)}", scrolled(table(rows[len(few):]), "More figures")) \
-        if len(rows) > len(few) else None
+    others = rows[len(few):]
+    more = scrolled(table(others), "Figures for the other classes")
     return section(
         "classes", "Class by class",
         lead("The weakest class comes first. ", strong("Found"), " is the share of a class's photos that the "
              "network recognised. ", strong("Trusted"), " is the share of its answers with this class that "
              "are right. ", strong("Both"), " is one number for the two, their harmonic mean."),
-        scrolled(table(few), "Figures for each class"), rest,
+        scrolled(table(few), "Figures for each class"),
+        unfold(f"The other {len(others)} classes", more) if others else None,
         note(f"These are the {MOST_ROWS} weakest of {len(every)} classes. The file of metrics has all.")
         if len(every) > MOST_ROWS else None)
 

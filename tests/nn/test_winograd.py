@@ -39,7 +39,7 @@ def test_slices_of_a_batch_are_the_convolution_of_torch(shape, outputs, images_a
     x = oracle.numbers((7, h, w, inputs), seed)
     values = (tile + 2) ** 2 * winograd.tiles(h, tile) * winograd.tiles(w, tile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "TILES_PER_U", 0)
+        patch.setattr(winograd, "SLICE_PER_U", 0)
         patch.setattr(winograd, "TILE_BYTES", images_at_once * 8 * values * max(inputs, outputs))
         u = oracle.numbers(((tile + 2) ** 2, 1))
         assert len(layer.parts(x, u, tile)) == -(-7 // images_at_once)          # 3, 4 or 7 slices

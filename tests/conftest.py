@@ -1,8 +1,10 @@
 """Shared by all tests: Hypothesis's settings, fixtures for several files, and the gate.
 
-With SCENE_GATE=1 in the environment, a skipped test is a failure.
+With SCENE_GATE=1 in the environment, a skipped test is a failure. With SCENE_SHARE=FOLDER, several runs
+of pytest share the tests: each file is tested by the run that comes to it first.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -52,6 +54,27 @@ def refuse_skip(report):
         report.longrepr = f"{path}:{line}: skipped, which SCENE_GATE=1 does not allow: " \
             f"{reason.removeprefix('Skipped: ')}"
     return report
+
+
+# Several runs at once
+
+SHARE = os.environ.pop("SCENE_SHARE", None)         # popped, since it is not for the runs that tests start
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    """With SCENE_SHARE: leaves out the tests of a file that another run has claimed."""
+    return True if SHARE and not is_mine(item.path.name) else None
+
+
+@functools.cache
+def is_mine(name):
+    """Whether this run is the first to create a file of this name in SHARE."""
+    try:
+        open(os.path.join(SHARE, name), "x").close()
+    except FileExistsError:
+        return False
+    return True
 
 
 # A browser

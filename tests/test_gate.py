@@ -1,4 +1,4 @@
-"""tests/conftest.py's gate: with SCENE_GATE=1 in the environment, each kind of skip is a failure."""
+"""tests/conftest.py's gate: each kind of skip is a failure with SCENE_GATE=1, and runs share the files."""
 
 import os
 import subprocess
@@ -71,3 +71,13 @@ def test_with_the_gate_every_skip_fails_and_nothing_else(tmp_path):
     for reason in REASONS:
         assert f": skipped, which SCENE_GATE=1 does not allow: {reason}\n" in output, output
 
+
+
+def test_runs_that_share_the_tests_run_each_file_once(tmp_path):
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share/test_imports.py").touch()
+    results = [run(tmp_path, SCENE_SHARE=str(tmp_path / "share")) for _ in range(2)]
+    (tmp_path / "share/test_skips.py").unlink()
+    results.append(run(tmp_path, SCENE_SHARE=str(tmp_path / "share")))
+    assert [("1 passed, " in output, "xfailed" in output) for _, output in results] == [
+        (True, True), (False, False), (True, True)], results

@@ -104,7 +104,7 @@ def cold_start():
     spec = importlib.util.spec_from_file_location("get_scene", SOURCE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.now = 1000
+    module.now = time.monotonic()               # the clock by which it may have loaded its models
     module.asked = []
     module.MODELS.clock = lambda: module.now
     request = module.Bucket.request

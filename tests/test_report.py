@@ -176,6 +176,7 @@ def test_labels_of_training_photos_are_suspected_too_with_folds(nasty, tmp_path)
     found = re.findall(r"/nowhere/(.*?)/(\d+)", page.words.partition("as a list")[2])
     assert {"0", "5", "10", "15", "20", "25"} <= {number for _, number in found}
     assert "of the training and test photos" in page.words and "--folds 5" not in page.words
+    assert "Of the training photos" in page.words.partition("as a list")[0]
     without, _ = reports.make(tmp_path / "r.html")
     assert "Only the test photos were checked" in without and "--folds 5" in without
 

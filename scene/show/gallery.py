@@ -13,7 +13,7 @@ from scene.answer.features import nearest, principal_components
 from scene.show import charts, matrix
 from scene.show.charts import percent, photos
 from scene.show.markup import Markup, join, lead, note, scrolled, section, strong, tag, text, unfold
-from scene.show.material import Material
+from scene.show.material import Material, Suspect
 from scene.show.pictures import LARGE, MEDIUM, TILE, short, thumbnail
 
 CARDS = 12              # photos of a section; of mistakes as many again can be unfolded
@@ -101,8 +101,22 @@ def labels(m: Material) -> Markup:
     count = len(m.suspects)
     if not count:
         return section("labels", title, lead(f"None of the {where} seems to be in the wrong folder."), rest)
+    parts = []
+    for name, among in ("training", m.folds), ("test", m.test):
+        if group := [suspect for suspect in m.suspects if suspect.among is among]:
+            parts += [tag("h3", f"Of the {name} photos") if m.folds else None, *suspects(m, group)]
+    return section(
+        "labels", title,
+        lead(f"{count} of the {where} look like another class than the one whose folder they are in, to a "
+             "network that was not trained on them. Look at each before you move it: the folder may be "
+             "wrong, or the network may be. The likeliest label errors come first. Far down the list, most "
+             "are mistakes of the network."), parts, rest)
+
+
+def suspects(m: Material, group: list[Suspect]) -> tuple[Markup, Markup]:
+    """Photos that may be in the wrong folder: the first as cards, and a list."""
     cards, lines = [], []
-    for i, k, among in m.suspects[:LISTED]:
+    for i, k, among in group[:LISTED]:
         own, path = among.labels[i], among.paths[i]
         lines.append(join(text(f"{path}: {m.classes[own]} -> {m.classes[k]}"), Markup("\n")))
         if len(cards) < CARDS:
@@ -112,14 +126,9 @@ def labels(m: Material) -> Markup:
                 tag("span", "in ", strong(m.classes[own]), f" ({percent(p[own])})"),
                 tag("span", "looks like ", strong(m.classes[k]), f" ({percent(p[k])})", class_="other")),
                 class_="suspect"))
+    count = len(group)
     listed = f"All {count} as a list" if count <= LISTED else f"The first {LISTED} of {count} as a list"
-    return section(
-        "labels", title,
-        lead(f"{count} of the {where} look like another class than the one whose folder they are in, to a "
-             "network that was not trained on them. Look at each before you move it: the folder may be "
-             "wrong, or the network may be. The likeliest label errors come first. Far down the list, most "
-             "are mistakes of the network."),
-        tag("div", cards, class_="suspects"), unfold(listed, tag("pre", lines, tabindex="0")), rest)
+    return tag("div", cards, class_="suspects"), unfold(listed, tag("pre", lines, tabindex="0"))
 
 
 def duplicates(m: Material) -> Markup | None:

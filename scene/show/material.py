@@ -91,9 +91,10 @@ class Material:
 
     @cached_property
     def suspects(self) -> list[Suspect]:
-        """Probable label errors of TEST and, with folds, of TRAIN, the surest first."""
-        found = []
-        for among in filter(None, (self.test, self.folds)):
-            found += [(belief, Suspect(i, k, among))
-                      for belief, i, k in labels.suspects(among.labels, among.probabilities)]
-        return [suspect for _, suspect in sorted(found, key=lambda each: each[0])]
+        """Probable label errors, the surest first: with folds those of TRAIN, and then those of TEST.
+
+        They stay apart, since a wrong label of TRAIN teaches the network something wrong, and one of TEST
+        makes its accuracy wrong; and the two are believed by different networks.
+        """
+        return [Suspect(i, k, among) for among in (self.folds, self.test) if among
+                for _, i, k in labels.suspects(among.labels, among.probabilities)]

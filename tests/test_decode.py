@@ -13,7 +13,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from scene.photos.decode import LOCAL, ORIENTATION, REMOTE, Limits, PhotoError, PhotoTooLarge, decode, read
+from scene.photos.decode import (
+    GAP,
+    LOCAL,
+    ORIENTATION,
+    REMOTE,
+    Limits,
+    PhotoError,
+    PhotoTooLarge,
+    decode,
+    read,
+    shrink_transparent,
+)
 
 KINDS = ["JPEG", "PNG", "WebP"]
 
@@ -200,6 +211,31 @@ def test_hidden_colors_under_transparency_do_not_bleed():
     image.paste((0, 0, 0, 255), (0, 0, 32, 64))
     pixels = decode(encode(image, "PNG"), 9).astype(int)
     assert abs(pixels[..., 0] - pixels[..., 1]).max() <= 1  # grey at the edge, never red
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.sampled_from([16, 80]), st.integers(0, 9))
+@settings(max_examples=50)
+def test_a_transparent_picture_is_shrunk_in_strips_to_what_pillow_makes_of_it(width, height, size, seed):
+    pixels = np.random.default_rng(seed).integers(256, size=(height, width, 4)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    expected = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=GAP)
+    np.testing.assert_array_equal(np.array(shrink_transparent(image, size)), np.array(expected))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows count memory differently")
+def test_a_transparent_picture_takes_little_more_memory_than_its_pixels(tmp_path):
+    (tmp_path / "large.png").write_bytes(encode(Image.new("RGBA", (4000, 3000), (9, 9, 9, 9)), "PNG"))
+    (tmp_path / "small.png").write_bytes(encode(Image.new("RGBA", (400, 300), (9, 9, 9, 9)), "PNG"))
+    code = """
+import resource, sys
+from scene.photos.decode import decode, read
+def peak(path):
+    decode(read(path), 80)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(-peak("small.png") + peak("large.png"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    assert int(done.stdout) < 5 * 4000 * 3000, "bytes; Pillow's own resize would take 8 for a pixel"
 
 
 def test_first_picture_of_animations_and_mpo():

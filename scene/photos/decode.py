@@ -44,6 +44,8 @@ TURN = {                    # the transposition that makes a photo upright (1 al
 MOST_SCANS = 20             # of the largest picture, as each takes time for all pixels: real photos have 10
 # A sequential JPEG is shrunk row by row while it is decoded. So its pixels take time, but hardly any memory.
 MOST_SHRINKING = 16
+GAP = 2.0                   # how many times larger than the square a photo stays when it is shrunk in a hurry
+STRIP = 1 << 18             # pixels that are copied at a time
 INVISIBLE = 32              # a picture on a background with less contrast than this
 
 
@@ -88,7 +90,7 @@ class Limits(NamedTuple):
     max_pixels: int         # in memory at the same time
 
 
-# For the user's own photos. Decoding needs up to 4 bytes per pixel, on each core, or 8 for RGBA, 16 bits and
+# For the user's own photos. Decoding needs up to 4 bytes per pixel, on each core, or 8 for 16 bits, WebP and
 # progressive CMYK. Phones take up to 200 million pixels, but as sequential JPEGs, which need next to nothing.
 LOCAL = Limits(("JPEG", "PNG", "WebP"), max_bytes=100_000_000, max_pixels=64_000_000)
 # For photos from the network. Lambda takes requests of 6 MB, which hold 4.4 MB of photo in base64. A phone's
@@ -259,8 +261,26 @@ def stretch(image, size, box):
         converted = image.convert(mode)
         image.close()       # frees its pixels, which can take as much memory as all the rest
         image = converted
-    image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
-    return lay_over(image) if mode == "RGBA" else image
+    if mode == "RGBA":
+        return lay_over(shrink_transparent(image, size))
+    return image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=GAP)
+
+
+def shrink_transparent(image, size):
+    """The same for RGBA, but without a copy of the whole image, as `resize` makes it.
+
+    Colours have to be multiplied by alpha first (mode RGBa), so that what cannot be seen does not count. So
+    strips are multiplied and shrunk by whole numbers, and the result, still too large, is resized.
+    """
+    width, height = image.size
+    x, y = (max(1, int(length / size / GAP)) for length in image.size)
+    small = Image.new("RGBa", (math.ceil(width / x), math.ceil(height / y)))
+    rows = max(1, STRIP // (width * y))                     # of the small image
+    for top in range(0, small.height, rows):
+        strip = image.crop((0, top * y, width, min((top + rows) * y, height))).convert("RGBa")
+        small.paste(strip.reduce((x, y)), (0, top))
+    box = 0, 0, width / x, height / y
+    return small.resize((size, size), Image.Resampling.BICUBIC, box).convert("RGBA")
 
 
 def lay_over(image):

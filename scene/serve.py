@@ -436,7 +436,7 @@ def run(options):
                         "Choose others with --host and --port.") from error
     host, port, *_ = server.server_address
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    known = "; ".join(f"{mode}: {listed(model.classes)}" for mode, model in models.items())
+    known = "; ".join(f"{mode}: {listed(model.classes, 10)}" for mode, model in models.items())
     print(f"Scene answers at {url}{PATH} ({known}), and {url}/ is a page to try it. Ctrl-C stops it. "
           "Or without the page:\n")
     photo = "\"$(base64 < photo.jpg | tr -d '\\n')\""

@@ -220,7 +220,7 @@ def take_back(options):
     else:
         folders = " ".join(map(shown, roots_of(read_journal(options.undo))[:3]))
         into = shown(os.path.dirname(os.path.abspath(options.undo)))
-        summary.say(f"To sort them again: python -m scene.predict {folders} --sort {into}")
+        summary.say(f"To sort them again: python -m scene.predict {folders} --model MODEL --sort {into}")
     return 2 if summary.failed else 0
 
 

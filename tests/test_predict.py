@@ -280,7 +280,7 @@ def test_sorting_and_bringing_back(folder, model):
     back = predict(*undo, cwd=folder.parent)
     assert (back.returncode, back.stderr) == (0, "")
     assert re.fullmatch(r"30 photos in .* per second:\n      30  moved back\n"
-                        r"To sort them again: python -m scene.predict photos --sort sorted\n", back.stdout)
+                        r"To sort them again: python -m scene.predict photos --model MODEL --sort sorted\n", back.stdout)
     assert snapshot(folder) == before and len(os.listdir(folder.parent / "sorted")) == 1
 
 

@@ -279,8 +279,9 @@ def test_sorting_and_bringing_back(folder, model):
     assert (planned.returncode, planned.stderr) == (0, "") and planned.stdout.count(" -> photos/") == 30
     back = predict(*undo, cwd=folder.parent)
     assert (back.returncode, back.stderr) == (0, "")
+    again = "python -m scene.predict photos --model MODEL --sort sorted"
     assert re.fullmatch(r"30 photos in .* per second:\n      30  moved back\n"
-                        r"To sort them again: python -m scene.predict photos --model MODEL --sort sorted\n", back.stdout)
+                        rf"To sort them again: {again}\n", back.stdout)
     assert snapshot(folder) == before and len(os.listdir(folder.parent / "sorted")) == 1
 
 

@@ -16,13 +16,24 @@ def test_the_confident_joint_by_hand():
     assert confident_joint(LABELS, P).among([0, 1]).tolist() == [[2, 1], [1, 2]]
     assert count_errors(LABELS, P).tolist() == [1, 1]
     assert [(i, k) for _, i, k in suspects(LABELS, P)] == [(5, 0), (2, 1)]
-    assert suspects(LABELS, P)[0][0] == pytest.approx(0.05 / ((0.6 + 0.9 + 0.05) / 3))
+    assert suspects(LABELS, P)[0][0] == pytest.approx(0.05 / ((0.6 + 0.9 + 0.05) / 3) * (1 / 3) ** 0.5)
+
+
+def test_a_usual_confusion_accuses_less_than_a_rare_one():
+    """Of ten photos of class 0 four are taken for 1, and one for 2, all with the same probabilities."""
+    labels = np.repeat([0, 1, 2], 10)
+    answers = np.array([0] * 5 + [1] * 4 + [2] + [1] * 10 + [2] * 10)
+    p = np.full((30, 3), 0.1) + 0.7 * np.eye(3)[answers]
+    found = suspects(labels, p)
+    assert found[0][1:] == (9, 2) and {i for _, i, _ in found[1:]} <= {5, 6, 7, 8}
+    assert found[1][0] / found[0][0] == pytest.approx(2)
 
 
 def answers(labels, classes, random):
-    """Probabilities of a network that is right for about 85 % of the photos, and less sure of some."""
+    """Probabilities of a network that is right for most photos, and often takes a class for the next one."""
     z = random.normal(size=(len(labels), classes))
-    z[np.arange(len(labels)), labels] += random.uniform(1, 5, len(labels))
+    z[np.arange(len(labels)), labels] += random.uniform(1.5, 6, len(labels))
+    z[np.arange(len(labels)), (labels + 1) % classes] += 1
     return np.exp(z) / np.exp(z).sum(1, keepdims=True)
 
 

@@ -114,14 +114,21 @@ def test_only_large_products_are_rounded():
     assert {layer.operands for layer in layers} == {None}
 
 
-@pytest.mark.parametrize("capabilities, precision", [
-    ({"avx512_f": True, "avx512_bf16": True}, "bfloat16"),
-    ({"amx_bf16": True, "avx512_bf16": False}, "bfloat16"),
-    ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
-    ({"neon": True}, "float32"),
+@pytest.mark.parametrize("vendor, capabilities, precision", [
+    ("AuthenticAMD", {"avx512_f": True, "avx512_bf16": True}, "bfloat16"),
+    ("GenuineIntel", {"avx512_f": True, "avx512_bf16": True}, "float32"),       # virtual machines can hide AMX
+    ("GenuineIntel", {"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
+    ("AuthenticAMD", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+    ("", {"neon": True}, "float32"),
 ])
-def test_the_processor_decides(capabilities, precision, monkeypatch):
+@pytest.mark.parametrize("system", ["Linux", "another"])
+def test_the_processor_decides(system, vendor, capabilities, precision, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    info = tmp_path / "cpuinfo"
+    if system == "Linux":
+        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr("scene.learn.precision.CPUINFO", info)
+    monkeypatch.setattr("platform.processor", lambda: f"Family 6, {vendor}" * (system == "another"))
     assert fastest("cpu") == precision
 
 

@@ -13,14 +13,16 @@ Learning Training (2019).
 Next: shallow.py
 """
 
+import platform
 import warnings
 from math import prod
+from pathlib import Path
 
 import torch
 
 from scene.learn.recipe import PRECISIONS
 
-INSTRUCTIONS = "avx512_bf16", "amx_bf16"        # of a processor that multiplies bfloat16 fast
+CPUINFO = Path("/proc/cpuinfo")
 LEAST = 32                  # rows and columns of a weight matrix whose products are worth the rounding
 
 
@@ -28,8 +30,17 @@ def fastest(device):
     """The faster precision for training on this machine: "bfloat16" or "float32"."""
     if device == "cuda":
         return PRECISIONS[torch.cuda.is_bf16_supported(including_emulation=False)]
-    capabilities = torch.cpu.get_capabilities()
-    return PRECISIONS[any(capabilities.get(name) for name in INSTRUCTIONS)]
+    can = torch.cpu.get_capabilities()
+    return PRECISIONS[bool(can.get("amx_bf16") or can.get("avx512_bf16") and not is_intel())]
+
+
+def is_intel():
+    """Whether Intel made this processor. On theirs AVX512-BF16 is half as fast as float32; on AMD's, twice."""
+    try:
+        processor = CPUINFO.read_text(encoding="utf-8")
+    except OSError:                                     # not Linux
+        processor = platform.processor()
+    return "GenuineIntel" in processor
 
 
 def set_precision(network, precision):

@@ -116,7 +116,7 @@ def test_only_large_products_are_rounded():
 
 @pytest.mark.parametrize("vendor, capabilities, precision", [
     ("AuthenticAMD", {"avx512_f": True, "avx512_bf16": True}, "bfloat16"),
-    ("GenuineIntel", {"avx512_f": True, "avx512_bf16": True}, "float32"),       # virtual machines can hide AMX
+    ("GenuineIntel", {"avx512_f": True, "avx512_bf16": True}, "float32"),       # some machines hide AMX
     ("GenuineIntel", {"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
     ("AuthenticAMD", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
     ("", {"neon": True}, "float32"),

@@ -35,7 +35,7 @@ def fastest(device):
 
 
 def is_intel():
-    """Whether Intel made this processor. On theirs AVX512-BF16 is half as fast as float32; on AMD's, twice."""
+    """Whether Intel made this processor. On theirs AVX512-BF16 is half as fast as float32, on AMD's twice."""
     try:
         processor = CPUINFO.read_text(encoding="utf-8")
     except OSError:                                     # not Linux

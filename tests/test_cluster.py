@@ -20,6 +20,7 @@ from scene import main
 from scene.learn import cluster, peers
 from scene.models import MODES
 from tests.jobs import forked_job, make_photos
+from tests.runtime import ROOT
 
 COMMAND = ["train", "test", "FCNN", "--epochs", 3, "--no-report", "--seed", 3, "--precision", "float32",
            "--batch-size", 60]
@@ -236,3 +237,14 @@ def test_torchrun_itself(data, tmp_path):
     result = subprocess.run([*map(str, command)], cwd=data, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.count("Accuracy") == 1, result.stderr
     assert (tmp_path / "model_FCNN").exists()
+
+
+def test_no_thread_outlives_the_training(tmp_path):
+    """Python would end it in the middle of a call of the store, and C++ the whole process."""
+    (tmp_path / "train.py").write_text("import threading\nfrom scene.learn.peers import Peers\n"
+                                       "with Peers():\n    print(threading.active_count())\n"
+                                       "print(threading.active_count())\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", tmp_path / "train.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["3", "1"]), done.stderr

@@ -42,6 +42,8 @@ class Peers:
         self.name = f"{platform.node()} (process {self.rank})"
         self.launcher = os.getppid()
         self.heard = {}             # of each process: its last sign of life, and when it came
+        self.left = threading.Event()
+        self.threads = []
         self.stderr = sys.stderr
 
     def __enter__(self):
@@ -56,16 +58,20 @@ class Peers:
                 self.store.set(f"alive {self.rank}", "0")
                 self.answered = time.monotonic()
                 for work in self.beat, self.guard:
-                    threading.Thread(target=work, daemon=True).start()
+                    self.threads.append(threading.Thread(target=work, daemon=True))
+                    self.threads[-1].start()
                 torch.distributed.init_process_group(
                     "gloo", store=self.store, rank=self.rank, world_size=self.world, timeout=limit)
         except PeerLost as error:
-            self.leave(error)
+            self.__exit__(PeerLost, error, None)
             raise
         return self
 
     def __exit__(self, kind, error, traceback):
         self.leave(error)
+        self.left.set()
+        for thread in self.threads:             # Python ending one inside a call of the store would abort us
+            thread.join(2 * BEAT)
 
     def leave(self, error=None):
         """Tells the others why this process ends: process 0 has the last word, unless it is lost itself."""
@@ -96,17 +102,17 @@ class Peers:
 
     def beat(self):
         """A thread: shows that this process is alive, and notes when that was heard."""
-        for count in range(1, sys.maxsize):
+        count = 0
+        while not self.left.wait(BEAT if count else 0):
+            count += 1
             with suppress(RuntimeError):
                 self.store.set(f"alive {self.rank}", str(count))
                 self.store.get(f"alive {self.rank}")            # blocks for ever if the network is cut
                 self.answered = time.monotonic()
-            time.sleep(BEAT)
 
     def guard(self):
         """A thread: ends this process if torchrun was killed, or if the network is cut, which blocks all."""
-        while True:
-            time.sleep(BEAT)
+        while not self.left.wait(BEAT):
             cut = time.monotonic() - self.answered > PATIENCE + BEAT
             if cut and self.local == 0:
                 print(LOST.format(PATIENCE), file=self.stderr, flush=True)

@@ -8,6 +8,7 @@ import base64
 import http.server
 import importlib.util
 import json
+import math
 import sys
 import threading
 import time
@@ -104,7 +105,7 @@ def cold_start():
     spec = importlib.util.spec_from_file_location("get_scene", SOURCE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.now = time.monotonic()               # the clock by which it may have loaded its models
+    module.now = math.ceil(time.monotonic())    # by this clock it may have loaded its models already
     module.asked = []
     module.MODELS.clock = lambda: module.now
     request = module.Bucket.request

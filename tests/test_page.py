@@ -61,7 +61,7 @@ def open_page(browser, server):
         page.on("request", lambda request: request.url.startswith((home, "data:", f"blob:{home}"))
                 or said.append(request.url))
         page.goto(home)
-        page.locator("#known:not(:empty)").wait_for()
+        wait_for(page)
         return page
 
     yield open_page
@@ -75,6 +75,12 @@ def open_page(browser, server):
 def desk(open_page):
     """The page on a desktop, for tests that leave it as they find it."""
     return open_page()
+
+
+def wait_for(page):
+    """Until the page is filled and painted: before that, Chromium drops the keys that are pressed."""
+    page.locator("#known:not(:empty)").wait_for()
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def file(data, name="photo.jpg", kind="image/jpeg"):
@@ -189,9 +195,10 @@ def test_other_ways_to_give_a_photo(way, desk):
 def test_by_keyboard_alone(desk):
     """The first control after the links opens the browser's file dialog, and the slider takes arrow keys."""
     desk.reload()
-    desk.locator("#known:not(:empty)").wait_for()
+    wait_for(desk)
     desk.locator("nav a").last.focus()
     desk.keyboard.press("Tab")
+    assert desk.evaluate("document.activeElement.type") == "file"
     with desk.expect_file_chooser() as info:
         desk.keyboard.press("Space")
     sent(desk, lambda: info.value.set_files(file(OCEAN)))

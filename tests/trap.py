@@ -13,7 +13,7 @@ from tests import hostile
 from tests.asking import check
 from tests.runtime import OF_THE_STACK, ROOT, Function, serve_s3
 
-MEMORY = 256_000_000            # bytes: half of what the function is given
+MEMORY = 200_000_000            # bytes
 
 # The words in our own messages. Messages of Pillow and Python have others.
 SOURCES = [ROOT / "scene" / name for name in ("answer/endpoint.py", "photos/decode.py", "models.py")]

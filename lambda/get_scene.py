@@ -53,7 +53,9 @@ from scene.answer import endpoint
 from scene.answer.classifier import Classifier
 from scene.answer.endpoint import MAX_MODEL, Refusal
 from scene.answer.modelfile import ModelFileError
+from scene.memory import return_freed
 from scene.models import MODES
+from scene.nn.fold import free_kernels
 
 REFRESH = 60                # seconds between checks whether a model has changed
 RETRY = 5                   # seconds between attempts to load a model while there is none
@@ -317,6 +319,7 @@ class Models:
         model = Classifier.load(data, self.arrays)
         if model.mode != mode:
             raise ModelFileError(f"it is a model of mode {model.mode}, not {mode}")
+        free_kernels(model.network)         # a photo came, a black one, and all others come alone, too
         return model
 
 
@@ -324,6 +327,7 @@ def refusal(code: str, mode: str, reason: str) -> Refusal:
     return Refusal(code, f"The {mode} model {reason}.")
 
 
+return_freed()
 MODELS = Models(os.environ)
 COLD = True
 HEADERS = {"Content-Type": "application/json"}

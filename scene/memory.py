@@ -1,8 +1,9 @@
-"""How much memory there is, and how to tell that it has run out.
+"""How much memory there is, how to tell that it has run out, and when freed memory is returned.
 
 Next: processes.py
 """
 
+import ctypes
 import errno
 import math
 import os
@@ -22,6 +23,7 @@ UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it
 # "primitive".
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate|"
                        "bad_alloc|could not (?:create|execute) a (?:primitive|memory)(?! descriptor)")
+MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # the numbers of <malloc.h>
 WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)")
 
 
@@ -104,3 +106,19 @@ def size(number: float) -> str:
         number /= 1000
         units.pop(0)
     return f"{number:.3g} {units[0]}"
+
+
+def tune_malloc(**limits: int) -> None:
+    """Sets options of glibc's malloc, such as when to return freed memory. Does nothing without glibc."""
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, limit in limits.items():
+            mallopt(MALLOPT[name], limit)
+
+
+def return_freed() -> None:
+    """Makes glibc return freed blocks over 4 MB, those of large photos, and keep up to 4 MB of smaller ones.
+
+    By default it raises both limits after the first large photo and keeps that photo's memory.
+    """
+    tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)        # for all threads

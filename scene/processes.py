@@ -8,7 +8,6 @@ photo is too short to be worth waiting for the interpreter lock.
 Next: chunked.py
 """
 
-import ctypes
 import math
 import os
 import signal
@@ -185,14 +184,3 @@ def shared_memory(shape, dtype):
 
     memory = mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
     return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
-
-
-MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # the numbers of <malloc.h>
-
-
-def tune_malloc(**limits):
-    """Sets options of glibc's malloc, such as when to return freed memory. Does nothing without glibc."""
-    with suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for name, limit in limits.items():
-            mallopt(MALLOPT[name], limit)

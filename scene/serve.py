@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl
 
-from scene import browsers, errors, processes  # processes first: it sets the number of BLAS threads
+from scene import browsers, errors, memory, processes  # noqa: F401  before NumPy, as predict.py does
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.endpoint import FOR_OTHERS, FOR_OURSELVES, Refusal
@@ -403,14 +403,6 @@ def mode_of(query: str) -> str:
     return endpoint.check_mode(found[0] if len(found) == 1 else "") if found else ""
 
 
-def tune_memory() -> None:
-    """Makes glibc return freed blocks over 4 MB, those of large photos, and keep up to 4 MB of smaller ones.
-
-    By default it raises both limits after the first large photo and keeps that photo's memory.
-    """
-    processes.tune_malloc(mmap_threshold=4 << 20, trim_threshold=4 << 20, arena_max=1)  # for all threads
-
-
 def open_models(paths: Iterable[str]) -> tuple[dict[str, Classifier], dict[str, str]]:
     """{mode: Classifier} and {mode: path} of the model files. Raises UserError or OSError."""
     models = {}
@@ -427,7 +419,7 @@ def open_models(paths: Iterable[str]) -> tuple[dict[str, Classifier], dict[str, 
 
 def run(options):
     """Serves until a signal stops it."""
-    tune_memory()
+    memory.return_freed()
     models, places = open_models(options.model)
     try:
         server = Server((options.host, options.port), models, lab.Lab(places), options.cors)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scene.processes import tune_malloc
+from scene.memory import tune_malloc
 
 INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512_f", "AVX512-BF16": "avx512_bf16", "AMX": "amx_bf16"}
 OVERRIDES = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import resource
 import subprocess
@@ -304,3 +305,31 @@ def test_thousands_of_classes_make_a_report_of_moderate_size(tmp_path):
     main.write_report(tmp_path / "report", {"confusion": confusion}, options, 0)
     text = (tmp_path / "report").read_text()
     assert json.loads(text)["confusion"] == confusion and text.count("\n") < 10
+
+
+# When it is returned
+
+
+KEPT = """
+import sys
+from scene.memory import return_freed
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if sys.argv[1] == "tuned":
+    return_freed()
+large = bytearray(20_000_000)       # after the first such block, glibc raises its limits
+del large
+large = bytearray(20_000_000)
+small = [bytes(1000) for _ in range(1000)]
+before = resident()
+del large
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_a_large_photo_took_is_given_back():
+    freed = [int(subprocess.check_output([sys.executable, "-c", KEPT, how])) for how in ("tuned", "as it is")]
+    assert freed[0] > 19_000_000 > freed[1]

@@ -5,7 +5,6 @@ import base64
 import http.client
 import io
 import json
-import platform
 import re
 import shutil
 import signal
@@ -600,28 +599,3 @@ def test_requests_in_progress_are_answered_when_it_stops(how, code, paths, tmp_p
         assert idle.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
             server.connect()
-
-
-KEPT = """
-import sys
-from scene.serve import tune_memory
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-if sys.argv[1] == "tuned":
-    tune_memory()
-large = bytearray(20_000_000)       # after the first such block, glibc raises its limits
-del large
-large = bytearray(20_000_000)
-small = [bytes(1000) for _ in range(1000)]
-before = resident()
-del large
-print(before - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_what_a_large_photo_took_is_given_back():
-    freed = [int(subprocess.check_output([sys.executable, "-c", KEPT, how])) for how in ("tuned", "as it is")]
-    assert freed[0] > 19_000_000 > freed[1]

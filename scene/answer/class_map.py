@@ -65,9 +65,8 @@ def class_maps(classifier: Classifier, pixels: np.ndarray, classes: list[int]) -
 def exact_maps(classifier, pixels, classes):
     """The maps of a network whose scores are sums over places."""
     network = classifier.network
-    x = places_of(network, pixels)
-    if classifier.card["mirror"]:
-        x = (x + flip(places_of(network, flip(pixels, 1)), 1)) / 2          # the scores are linear in x
+    x = places_of(network, np.stack([pixels, flip(pixels, 1)] if classifier.card["mirror"] else [pixels]))
+    x = (x[0] + flip(x[-1], 1)) / 2 if len(x) > 1 else x[0]                 # the scores are linear in x
     last = network.layers[-1]
     w, b = as_numpy(last.w)[classes], as_numpy(last.b)[classes]
     maps = x @ w.T / np.float32(x.shape[0] * x.shape[1])        # (H, W, C) @ (C, K') -> (H, W, K')
@@ -76,11 +75,11 @@ def exact_maps(classifier, pixels, classes):
 
 
 def places_of(network, pixels):
-    """What the network sees at each place, before the mean over all of them: (S, S, 3) -> (H, W, C)."""
-    x = adopt(pixels[None], network.params)
+    """What the network sees at each place, before the mean over all of them: (N, S, S, 3) -> (N, H, W, C)."""
+    x = adopt(pixels, network.params)
     for layer in network.layers[:-2]:
         x = layer.forward(x)
-    return as_numpy(x)[0]
+    return as_numpy(x)
 
 
 def sensitivities(classifier, pixels, classes):

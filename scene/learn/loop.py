@@ -17,9 +17,9 @@ from scene.learn.recipe import any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
 from scene.learn.team import make_team
 from scene.learn.watch import make_watch
+from scene.memory import tune_malloc
 from scene.nn.arrays import adopt
 from scene.nn.loss import CrossEntropy, MeanSquaredError
-from scene.processes import tune_malloc
 from scene.signals import postponed
 
 LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}

@@ -40,6 +40,25 @@ def fold(network, gradients=True):
     return folded.place(params, state, grads)
 
 
+def free_kernels(network):
+    """Frees the kernels that a folded network's Winograd layers have transformed already.
+
+    They are most of its weights. From now on it takes only batches of shapes that it has seen.
+    """
+    for slot in network.parameter_slots:
+        numbers = getattr(slot.layer, slot.attribute)
+        transformed = slot.attribute == "w" and getattr(slot.layer, "ready", None)
+        setattr(slot.layer, slot.attribute, None if transformed else copy(numbers))
+    network.params = empty((0,), network.params)
+
+
+def copy(numbers):
+    """An array of its own with these numbers, row by row in memory."""
+    own = empty(numbers.shape, numbers)
+    own[...] = numbers
+    return own
+
+
 def fold_layers(layers):
     """The folded layers of a sequence, as a list. Each holds its numbers as attributes."""
     folded = []
@@ -118,9 +137,7 @@ class FoldedWinogradConv2d(WinogradConv2d):
 
     def kernels(self, tile):
         if tile not in self.ready:
-            u = super().kernels(tile)
-            self.ready[tile] = empty(u.shape, u)
-            self.ready[tile][...] = u           # in the memory order that BLAS reads fastest
+            self.ready[tile] = copy(super().kernels(tile))      # in the memory order that BLAS reads fastest
         return self.ready[tile]
 
 

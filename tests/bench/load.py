@@ -24,9 +24,9 @@ from pathlib import Path  # noqa: E402
 
 from PIL import Image  # noqa: E402
 
-from scene import serve  # noqa: E402
 from scene.answer import endpoint  # noqa: E402
 from scene.answer.classifier import Classifier  # noqa: E402
+from scene.memory import return_freed  # noqa: E402
 
 CLIENTS = 4
 WARM = 300                  # requests, the first 10 of which are the warm-up
@@ -44,7 +44,7 @@ def request(mode):
 
 def warm(model, body):
     """Prints the median milliseconds of a request's parts, with malloc tuned as in scene.serve."""
-    serve.tune_memory()
+    return_freed()
     entries = [endpoint.answer(body, "bench", lambda mode: model)[2] for _ in range(WARM)][10:]
     parts = [entry["milliseconds"] for entry in entries]
     medians = [f"{name} {statistics.median(part[name] for part in parts):.2f} ms" for name in parts[0]]

@@ -1,5 +1,7 @@
 """nn/fold.py: a folded network equals the network in evaluation, and can go backward on one photo."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from scene.models import MODES
 from scene.nn.activation import ReLU
 from scene.nn.conv import Conv2d
 from scene.nn.dropout import Dropout
-from scene.nn.fold import ChannelAffine, FoldedWinogradConv2d, fold
+from scene.nn.fold import ChannelAffine, FoldedWinogradConv2d, fold, free_kernels
 from scene.nn.layer import Layer, Network, Residual, Sequential
 from scene.nn.linear import Flatten, Linear
 from scene.nn.loss import CrossEntropy
@@ -89,6 +91,22 @@ def test_every_network_keeps_its_answers_on_both_libraries(mode, library):
     z = folded.forward(pixels)
     assert z.dtype == network.params.dtype
     np.testing.assert_allclose(np.asarray(z), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_freed_kernels_change_no_answer_and_take_no_memory(mode):
+    network = trained(MODES[mode].network(7, 32), dtype=torch.float32)
+    network.place(network.params.numpy(), network.state.numpy())
+    folded = fold(network, gradients=False)
+    black, photo = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), np.uint8)
+    expected = fold(network, gradients=False).forward(photo)
+    folded.forward(black)
+    flat = weakref.ref(folded.params)
+    kernels = [layer for _, layer in folded.walk() if isinstance(layer, FoldedWinogradConv2d)]
+    free_kernels(folded)
+    np.testing.assert_array_equal(folded.forward(photo), expected)
+    assert flat() is None and all(layer.w is None for layer in kernels)
+    assert bool(kernels) == (mode == "CNN")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -19,6 +19,16 @@ def test_the_confident_joint_by_hand():
     assert suspects(LABELS, P)[0][0] == pytest.approx(0.05 / ((0.6 + 0.9 + 0.05) / 3) * (1 / 3) ** 0.5)
 
 
+def test_a_photo_below_every_threshold_belongs_to_no_class():
+    """t = (0.8, 0.9), by three photos and by one: photo 2 reaches neither."""
+    p = np.array([[0.95, 0.05], [0.9, 0.1], [0.55, 0.45], [0.1, 0.9]])
+    labels = np.array([0, 0, 0, 1])
+    assert thresholds(labels, p) == pytest.approx([0.8, 0.9])
+    joint = confident_joint(labels, p)
+    assert joint.among([0, 1]).tolist() == [[2, 0], [0, 1]] and joint.there.tolist() == [2, 1]
+    assert suspects(labels, p) == []
+
+
 def test_a_usual_confusion_accuses_less_than_a_rare_one():
     """Of ten photos of class 0 four are taken for 1, and one for 2, all with the same probabilities."""
     labels = np.repeat([0, 1, 2], 10)
@@ -61,7 +71,7 @@ def test_right_labels_of_a_sure_network_are_no_suspects():
 
 def test_classes_without_photos_and_sets_of_one_photo_do_no_harm():
     p = np.array([[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
-    assert all(k != 1 for _, i, k in suspects(np.array([0, 0]), p) if i < 0)
+    assert suspects(np.array([0, 0]), p) == []
     assert suspects(np.array([2]), p[:1]) == []
     assert thresholds(np.array([0, 0]), p)[1:].tolist() == [np.inf, np.inf]
     assert np.isfinite([belief for belief, _, _ in suspects(np.array([1, 2]), p)]).all()

@@ -44,6 +44,9 @@ TURN = {                    # the transposition that makes a photo upright (1 al
 MOST_SCANS = 20             # of the largest picture, as each takes time for all pixels: real photos have 10
 # A sequential JPEG is shrunk row by row while it is decoded. So its pixels take time, but hardly any memory.
 MOST_SHRINKING = 16
+# Of any other, libjpeg keeps all coefficients, 2 bytes each, beside the shrunk picture, 4 bytes a pixel. So
+# there is room for CMYK shrunk by 4 or 8. An extremely narrow photo is shrunk less.
+MOST_PER_PIXEL = 8.5        # bytes
 GAP = 2.0                   # how many times larger than the square a photo stays when it is shrunk in a hurry
 STRIP = 1 << 18             # pixels that are copied at a time
 INVISIBLE = 32              # a picture on a background with less contrast than this
@@ -233,9 +236,14 @@ def draft(image, size, limits, header):
     """
     width, height = image.size
     drafted = image.draft(None, (size, size)) if header and header.kind != jpeg.LOSSLESS else None
-    times = min(MOST_SHRINKING, round(width / image.width) ** 2) if header and header.in_rows else 1
+    times = 1
+    if header and header.in_rows:
+        times = min(MOST_SHRINKING, round(width / image.width) ** 2)
+    elif header:
+        shrunk = image.width * image.height / (width * height)
+        times = min(1, MOST_PER_PIXEL / (2 * image.layers + 4 * shrunk))
     if width * height > times * limits.max_pixels:
-        most = f"at most {times * limits.max_pixels / 1e6:g} million are accepted"
+        most = f"at most {times * limits.max_pixels / 1e6:.5g} million are accepted"
         raise PhotoTooLarge(f"{width}x{height} pixels; {most}: shrink it first")
     if header and header.scans * width * height > MOST_SCANS * limits.max_pixels:
         most = MOST_SCANS * limits.max_pixels // (width * height)

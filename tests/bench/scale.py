@@ -3,7 +3,8 @@
     photos FOLDER N     makes N cheap photos of 80x80 pixels in FOLDER/train, and a tenth in FOLDER/test
     size FOLDER N …     decodes so many, trains a CNN for an epoch, tests it, and does it all again, cached:
                         seconds by stage, and the memory that cannot be taken back, RssAnon + RssShmem
-    machines FOLDER     photos a second with one process, two, and two "machines": network namespaces, as root
+    machines FOLDER     photos a second in training, from the second epoch on, with one process, two, and two
+                        "machines": network namespaces, as root
     collective          the two collectives of a step between these, for 0.4 and 3 million parameters, by link
 
 Results are added to --results as lines of JSON, and --picture draws those of `size`.
@@ -31,8 +32,11 @@ from tests import machine
 CLASSES = 10
 SIDE = 80
 STAGES = {"load": "Settings: ", "train": "epoch 1/1", "test": "Model: "}        # each ends with such a line
+EPOCHS = 4                  # of `machines`: the first also waits for pages of the cache, and for fresh memory
+STEADY = {"first": f"epoch 1/{EPOCHS}", "others": f"epoch {EPOCHS}/{EPOCHS}"}
 HOSTS = {"scene-a": "10.23.0.1", "scene-b": "10.23.0.2"}        # the namespaces, and their addresses
 RATES = "1gbit", "10gbit"
+ONE = "1 process"
 
 
 # Photos
@@ -74,7 +78,7 @@ def memory_of(pid):
     return total
 
 
-def timed(command, cwd):
+def timed(command, cwd, ends=STAGES):
     """Runs a command: the seconds and the largest memory of each stage, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     log = Path(cwd, "log")
@@ -82,10 +86,10 @@ def timed(command, cwd):
         process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)
     entry = {}
     begun, most = time.perf_counter(), 0
-    stages = list(STAGES)
+    stages = list(ends)
     while process.poll() is None or stages:
         most = max(most, memory_of(process.pid))
-        if stages and f"\n{STAGES[stages[0]]}" in "\n" + log.read_text():
+        if stages and f"\n{ends[stages[0]]}" in "\n" + log.read_text():
             now = time.perf_counter()
             entry |= {stages[0]: round(now - begun, 2), f"{stages.pop(0)}_memory": most}
             begun, most = now, 0
@@ -96,9 +100,9 @@ def timed(command, cwd):
     return entry | {"cpu": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)}
 
 
-def scene(train, test, *more, launcher=()):
-    options = "--epochs", 1, "--from-scratch", *more
-    return [sys.executable, *launcher, "-m", "scene.main", train, test, "CNN", *map(str, options)]
+def scene(train, test, *more, epochs=1):
+    options = "--epochs", epochs, "--from-scratch", *more
+    return [sys.executable, "-m", "scene.main", train, test, "CNN", *map(str, options)]
 
 
 def draw_some(source, count, folder):
@@ -156,25 +160,32 @@ def on_machine(number, command):
 
 
 def machines(options):
-    """The time of an epoch alone, from the cache: on one core, on two, and on two machines of one core."""
+    """The epochs after the first, from the cache: on one core, on two, and on two machines of one core."""
     train, test = (str(Path(options.folder, name)) for name in ("train", "test"))
+    count = sum(1 for _ in Path(train).glob("*/*"))
+    alone = []
+
+    def measure(how, way, folder):
+        entry = timed(way, folder, STEADY)
+        rate = (EPOCHS - 1) * count / entry["others"]
+        alone[:] = alone or [rate]
+        note(options, {"what": "machines", "how": how, "photos a second": round(rate),
+                       "of linear": round(rate / alone[0] / (2 if how != ONE else 1), 3), **entry})
+
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--cache", folder, "--precision", "float32", "--no-report"]
-        command = scene(train, test, *words, "--output", f"{folder}/out")
-        timed(command, folder)                          # fills the cache
+        words = ["--cache", folder, "--precision", "float32", "--no-report", "--output", f"{folder}/out"]
+        command = scene(train, test, *words, epochs=EPOCHS)
+        timed(scene(train, test, *words), folder)       # fills the cache
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        ways = {"1 process": ["taskset", "-c", "0", *command], "2 processes": command,
-                "2 processes of torchrun": scene(train, test, *words, "--output", f"{folder}/out",
-                                                 launcher=launcher)}
-        for name, way in ways.items():
-            note(options, {"what": "machines", "how": name, **timed(way, folder)})
+        measure(ONE, ["taskset", "-c", "0", *command], folder)
+        measure("2 processes", command, folder)
+        measure("2 processes of torchrun", [command[0], *launcher, *command[1:]], folder)
         for rate in RATES:
             with namespaces(rate):
                 silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
                 other = subprocess.Popen(on_machine(1, command), **silent)
-                entry = timed(on_machine(0, command), folder)
+                measure(f"2 machines, {rate}", on_machine(0, command), folder)
                 other.wait()
-            note(options, {"what": "machines", "how": f"2 machines, {rate}", **entry})
 
 
 # The collectives

@@ -1,11 +1,14 @@
 """learn/watch.py: the curves of photos held out, which change nothing about the training."""
 
 import pytest
+import torch
 
+from scene.learn import watch
 from scene.learn.checkpoint import Checkpoint
 from scene.learn.loop import train
 from scene.learn.progress import Progress
 from scene.models import CNN, FCNN
+from scene.nn.loss import CrossEntropy
 from tests.jobs import make_settings, photos
 from tests.test_checkpoint import RUN
 
@@ -33,6 +36,22 @@ def test_right_answers_are_counted_on_photos_held_out_alone():
     settings = make_settings(epochs=12, learning_rate=0.05, batch_size=20, shard=20)
     history = train(FCNN(3, 16), pixels, labels, settings, held_out=(pixels, (labels + 1) % 3))
     assert history[-1][1] > 0.8 and history[-1][3] < 0.2 and history[-1][2] > history[-1][0]
+
+
+@pytest.mark.parametrize("count, most", [(99, 50), (100, 50), (50, 50), (49, 49)])
+def test_no_more_photos_than_the_curve_needs_and_from_all_classes(monkeypatch, count, most):
+    monkeypatch.setattr(watch, "MOST", 50)
+    seen = []
+
+    class Seen(CrossEntropy):
+        def forward(self, scores, labels):
+            seen.append(sorted(labels.tolist()))
+            return super().forward(scores, labels)
+
+    network = FCNN(100, 16).start(torch.Generator())
+    pixels = torch.zeros(count, 16, 16, 3, dtype=torch.uint8)
+    watch.make_watch(network, Seen(), (pixels, torch.arange(count)), make_settings(1, 0.05), 10)(1)
+    assert seen == [[i * count // most for i in range(most)]]
 
 
 def test_a_resumed_history_is_that_of_an_uninterrupted_run(tmp_path, monkeypatch):

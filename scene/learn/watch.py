@@ -22,7 +22,8 @@ def make_watch(network, loss, held_out, settings, steps):
     """
     if held_out is None:
         return lambda done: []
-    few = torch.arange(0, len(held_out[1]), max(1, len(held_out[1]) // MOST))
+    count = min(MOST, len(held_out[1]))
+    few = torch.arange(count) * len(held_out[1]) // count
     generator = torch.Generator().manual_seed(settings.seed)
     few = few[torch.randperm(len(few), generator=generator)]        # `augment` takes photos in random order
     pixels, labels = (tensor[few].to(settings.device) for tensor in held_out)

@@ -32,11 +32,11 @@ from tests import machine
 CLASSES = 10
 SIDE = 80
 STAGES = {"load": "Settings: ", "train": "epoch 1/1", "test": "Model: "}        # each ends with such a line
-EPOCHS = 4                  # of `machines`: the first also waits for pages of the cache, and for fresh memory
+EPOCHS = 3                  # of `machines`: the first also waits for pages of the cache, and for fresh memory
+ROUNDS = 3
 STEADY = {"first": f"epoch 1/{EPOCHS}", "others": f"epoch {EPOCHS}/{EPOCHS}"}
 HOSTS = {"scene-a": "10.23.0.1", "scene-b": "10.23.0.2"}        # the namespaces, and their addresses
 RATES = "1gbit", "10gbit"
-ONE = "1 process"
 
 
 # Photos
@@ -160,32 +160,39 @@ def on_machine(number, command):
 
 
 def machines(options):
-    """The epochs after the first, from the cache: on one core, on two, and on two machines of one core."""
+    """The epochs after the first, from the cache: on one core, on two, and on two machines of one core.
+
+    In turn, several times, since a shared machine is not equally fast for long.
+    """
     train, test = (str(Path(options.folder, name)) for name in ("train", "test"))
     count = sum(1 for _ in Path(train).glob("*/*"))
-    alone = []
+    rates = {}
 
     def measure(how, way, folder):
         entry = timed(way, folder, STEADY)
-        rate = (EPOCHS - 1) * count / entry["others"]
-        alone[:] = alone or [rate]
-        note(options, {"what": "machines", "how": how, "photos a second": round(rate),
-                       "of linear": round(rate / alone[0] / (2 if how != ONE else 1), 3), **entry})
+        rates.setdefault(how, []).append((EPOCHS - 1) * count / entry["others"])
+        note(options, {"what": "machines", "how": how, **entry})
 
     with tempfile.TemporaryDirectory() as folder:
         words = ["--cache", folder, "--precision", "float32", "--no-report", "--output", f"{folder}/out"]
         command = scene(train, test, *words, epochs=EPOCHS)
-        timed(scene(train, test, *words), folder)       # fills the cache
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        measure(ONE, ["taskset", "-c", "0", *command], folder)
-        measure("2 processes", command, folder)
-        measure("2 processes of torchrun", [command[0], *launcher, *command[1:]], folder)
-        for rate in RATES:
-            with namespaces(rate):
-                silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                other = subprocess.Popen(on_machine(1, command), **silent)
-                measure(f"2 machines, {rate}", on_machine(0, command), folder)
-                other.wait()
+        timed(scene(train, test, *words), folder)       # fills the cache
+        for _ in range(ROUNDS):
+            measure("1 process", ["taskset", "-c", "0", *command], folder)
+            measure("2 processes", command, folder)
+            measure("2 processes of torchrun", [command[0], *launcher, *command[1:]], folder)
+            for rate in RATES:
+                with namespaces(rate):
+                    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                    other = subprocess.Popen(on_machine(1, command), **silent)
+                    measure(f"2 machines, {rate}", on_machine(0, command), folder)
+                    other.wait()
+    for how, several in rates.items():
+        linear = [rate / alone / (1 + (how != "1 process"))
+                  for rate, alone in zip(several, rates["1 process"], strict=True)]
+        note(options, {"what": "machines", "how": how, "photos a second": round(np.median(several)),
+                       "of linear": round(np.median(linear), 3), "rounds": ROUNDS})
 
 
 # The collectives

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -57,6 +58,23 @@ def test_no_layer_is_left_out():
     there = {type(build()).__name__ for build, _ in LAYERS.values()}
     missing = layer_classes().keys() - left_out - there
     assert not missing, f"add {', '.join(sorted(missing))} to LAYERS in this file"
+
+
+@pytest.mark.parametrize("name, shape, wanted", [
+    ("Normalize", (5, 6, 7, 4), "any, any, any, 3"), ("Normalize", (6, 7, 3), "any, any, any, 3"),
+    ("Linear", (5, 3), "any, 4"), ("Linear", (4,), "any, 4"), ("Linear", (2, 5, 4), "any, 4"),
+    ("Conv2d", (5, 6, 7, 4), "any, any, any, 3"), ("Conv2d", (6, 7, 3), "any, any, any, 3"),
+    ("WinogradConv2d", (5, 6, 7, 1), "any, any, any, 3"), ("WinogradConv2d", (6, 7, 3), "any, any, any, 3"),
+    ("MaxPool2d", (6, 7, 3), "any, any, any, any"), ("GlobalAveragePool", (5, 4), "any, any, any, any"),
+    ("BatchNorm", (5, 6, 7, 1), "any, any, any, 3"), ("BatchNorm of rows", (5, 3), "any, 4"),
+    ("ChannelAffine", (5, 6, 7, 1), "any, any, any, 3"),
+])
+@pytest.mark.parametrize("training", [True, False])
+def test_another_shape_is_refused_with_both_shapes(name, shape, wanted, training):
+    layer, _ = make(name, 0)
+    expected = f"{type(layer).__name__} takes an array of shape ({wanted}), not {shape}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        layer.forward(oracle.numbers(shape), training)
 
 
 @every_layer

@@ -69,9 +69,11 @@ def test_every_number_has_one_name():
 
 
 def test_start_draws_what_the_layers_declare():
-    net = Network(Linear(1000, 500), BatchNorm(500)).start(torch.Generator().manual_seed(0))
-    linear, norm = net.layers
+    net = Network(Linear(1000, 500), BatchNorm(500), Conv2d(20, 500, 5))
+    net.start(torch.Generator().manual_seed(0))
+    linear, norm, convolution = net.layers
     assert abs(linear.w.std() - (2 / 1000) ** 0.5) < 0.0005 and abs(linear.w.mean()) < 0.0005
+    assert abs(convolution.w.std() - (2 / 500) ** 0.5) < 0.0005 and abs(convolution.w.mean()) < 0.0005
     assert linear.b.abs().max() == 0
     assert norm.w.unique().tolist() == norm.var.unique().tolist() == [1]
     assert norm.b.unique().tolist() == norm.mean.unique().tolist() == [0]

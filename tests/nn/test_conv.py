@@ -38,3 +38,7 @@ def test_too_small_an_image_is_named():
     layer = oracle.prepare(Conv2d(1, 1, 5))
     with pytest.raises(ValueError, match="a kernel of 5 and padding 0 cannot work on an image of 4x9"):
         layer.forward(oracle.numbers((1, 4, 9, 1)))
+    layer = oracle.prepare(Conv2d(1, 1, 5, padding=1))
+    assert layer.forward(oracle.numbers((1, 3, 9, 1))).shape == (1, 1, 7, 1)
+    with pytest.raises(ValueError, match="a kernel of 5 and padding 1 cannot work on an image of 9x2"):
+        layer.forward(oracle.numbers((1, 9, 2, 1)))

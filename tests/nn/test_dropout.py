@@ -20,6 +20,13 @@ def test_a_rate_of_0_drops_nothing(shape, seed):
     oracle.check(Dropout(0.0), lambda x: x, shape, seed)
 
 
+def test_a_rate_of_0_draws_no_random_numbers():
+    layer = oracle.prepare(Dropout(0.0))
+    before = layer.generator.get_state()
+    layer.forward(torch.ones(9), training=True)
+    assert torch.equal(layer.generator.get_state(), before)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_the_right_share_is_dropped_and_the_mean_kept(rate):
     layer = oracle.prepare(Dropout(rate))

@@ -87,6 +87,7 @@ def test_every_network_keeps_its_answers_on_both_libraries(mode, library):
         network.place(network.params.numpy(), network.state.numpy())
         pixels = pixels.numpy()
     folded = fold(network)
+    assert (folded.grads is not None) == (library == "torch") and fold(network, gradients=False).grads is None
     assert type(folded.params) is type(network.params) and not {BatchNorm, Dropout} & set(kinds(folded))
     z = folded.forward(pixels)
     assert z.dtype == network.params.dtype

@@ -29,6 +29,11 @@ def test_a_photo_below_every_threshold_belongs_to_no_class():
     assert suspects(labels, p) == []
 
 
+def test_a_class_of_one_photo_that_belongs_elsewhere_has_one_error():
+    p = np.array([[0.5, 0.5], [0.5, 0.5], [0.7, 0.3]])
+    assert count_errors(np.array([0, 0, 1]), p).tolist() == [0, 1]
+
+
 def test_a_usual_confusion_accuses_less_than_a_rare_one():
     """Of ten photos of class 0 four are taken for 1, and one for 2, all with the same probabilities."""
     labels = np.repeat([0, 1, 2], 10)

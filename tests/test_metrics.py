@@ -50,6 +50,31 @@ def test_wilson_interval_solves_its_equation(total, share):
             assert abs(right / total - p) == pytest.approx(1.96 * (p * (1 - p) / total) ** 0.5, abs=1e-9)
 
 
+@given(st.integers(2, 5), st.integers(1, 60), st.integers(1, 12), seeds)
+def test_the_reliability_table_is_its_definition(classes, photos, bins, seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=photos)
+    p = random.dirichlet(np.full(classes, 0.3), photos)
+    p[0] = np.eye(classes)[0]                               # as sure as can be: in the last bin
+    found = metrics.reliability(labels, p, bins)
+    expected = []
+    for i in range(bins):
+        last = i == bins - 1
+        inside = [n for n in range(photos) if i <= p[n].max() * bins < i + 1 or last and p[n].max() == 1]
+        if inside:
+            right = sum(int(p[n].argmax() == labels[n]) for n in inside)
+            expected.append({"low": i / bins, "high": (i + 1) / bins, "count": len(inside),
+                             "confidence": pytest.approx(np.mean([p[n].max() for n in inside])),
+                             "accuracy": pytest.approx(right / len(inside)),
+                             "interval": metrics.wilson_interval(right, len(inside))})
+    assert found == expected
+    assert found[-1]["high"] == 1
+
+
+def test_ten_bins_unless_told_otherwise():
+    assert [row["low"] for row in metrics.reliability(np.array([0]), np.array([[0.42, 0.58]]))] == [0.5]
+
+
 def test_top_3():
     probabilities = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
     assert metrics.top_k_accuracy(np.array([0, 1, 2, 3]), probabilities, 3) == 0.75
@@ -75,6 +100,23 @@ Confusion matrix: rows are the photos' classes, columns the answers
 sea            2        1        ·
 meadow         ·        1        ·
 nowhere        ·        ·        ·"""
+
+
+def test_the_matrix_of_long_names_fits_a_terminal_of_110_columns():
+    names = [f"{k}abcdefghijklmnopqrs" for k in range(10)]          # 20 letters and 10 columns of 9
+    text = metrics.describe(report(range(10), range(10), names))
+    _, head, *rows = text[text.index("Confusion matrix"):].splitlines()
+    assert head == 20 * " " + "".join(f"  {k}abcdef" for k in range(10))
+    assert rows[9] == names[9] + 9 * "        ·" + "        1" and len(rows[9]) == 110
+
+
+def test_of_more_than_two_hundred_classes_the_twenty_weakest_are_shown():
+    """Class 0 has no photos, 1 to 30 are never found, and the others always."""
+    names = [f"class {k}" for k in range(201)]
+    labels = np.arange(1, 201)
+    text = metrics.describe(report(labels, np.where(labels > 30, labels, 200), names))
+    table = text[text.index("The 20 weakest of 201"):text.index("Most common")].split("\n\n")[1].splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [["class", str(k)] for k in range(1, 21)]
 
 
 def test_description_of_many_classes_names_the_most_common_mistakes():

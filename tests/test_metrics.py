@@ -22,7 +22,9 @@ def test_figures_are_their_definitions(classes, photos, seed):
     assert report["accuracy"] == pytest.approx((labels == answers).mean())
     assert report["photos"] == photos == sum(map(sum, report["confusion"]))
     assert report["baseline"] == pytest.approx(np.bincount(labels).max() / photos)
-    assert (report["top3"] is None) == (classes <= 5) and (report["top5"] is None) == (classes <= 10)
+    place = (probabilities > probabilities[np.arange(photos), labels][:, None]).sum(1)
+    assert report["top3"] == (pytest.approx((place < 3).mean()) if classes > 5 else None)
+    assert report["top5"] == (pytest.approx((place < 5).mean()) if classes > 10 else None)
     recalls = []
     for k, row in enumerate(report["classes"].values()):
         both = ((labels == k) & (answers == k)).sum()
@@ -100,6 +102,40 @@ Confusion matrix: rows are the photos' classes, columns the answers
 sea            2        1        ·
 meadow         ·        1        ·
 nowhere        ·        ·        ·"""
+
+
+def test_balanced_accuracy_is_named_where_the_classes_with_photos_are_uneven():
+    even = metrics.describe(report([0, 0, 1, 1], [0, 1, 1, 1], ["sea", "meadow", "nowhere"]))
+    assert "Balanced" not in even
+    assert "Balanced" in metrics.describe(report([0, 0, 1], [0, 1, 1], ["sea", "meadow", "nowhere"]))
+
+
+def test_description_of_a_cross_validation():
+    found = report([0, 0, 0, 1], [0, 0, 1, 1], ["sea", "meadow"]) | {"folds": 3}
+    ways = "each by a network that was not trained on it"
+    assert metrics.describe(found).startswith(f"\nAccuracy 75.0% on 4 photos, {ways}: 3 folds (95 % interval")
+    assert metrics.describe_folds(found) == (
+        f"\nCross-validation: accuracy 75.0% on 4 training photos, {ways} "
+        "(3 folds; 95 % interval 30.1% to 95.4%)")
+
+
+@pytest.mark.parametrize("classes, shown", [
+    (15, ["Confusion matrix"]), (16, ["Most common mistakes"]),
+    (200, ["Most common mistakes"]), (201, ["The 20 weakest of 201", "Most common mistakes"]),
+])
+def test_what_many_classes_leave_room_for(classes, shown):
+    text = metrics.describe(report(range(classes), range(classes), [f"class {k:04}" for k in range(classes)]))
+    parts = "Confusion matrix", "The 20 weakest of 201", "Most common mistakes"
+    assert [part for part in parts if part in text] == shown
+    assert text.count(" 100.0%  100.0%") == (20 if classes > 200 else classes)
+    if classes == 15:       # a column has at least 6 places, even if that makes lines of more than 110
+        assert text.splitlines()[-1] == "class 0014" + 14 * "     ·" + "     1"
+
+
+@pytest.mark.parametrize("classes, key", [(1000, "confusion"), (1001, "confusions")])
+def test_a_thousand_classes_still_have_a_matrix(classes, key):
+    found = report([0], [0], [f"class {k}" for k in range(classes)])
+    assert {"confusion", "confusions"} & found.keys() == {key}
 
 
 def test_the_matrix_of_long_names_fits_a_terminal_of_110_columns():

@@ -41,16 +41,30 @@ SWAPPED = {
 def mutants(source):
     """Yields (line, what was changed, the changed source) for every mutant of a module."""
     tree = ast.parse(source)
-    nodes = [node for node in ast.walk(tree) if not isinstance(node, ast.Module)]
-    for i, node in enumerate(nodes):
+    for i, node in enumerate(nodes(tree)):
         for change in changes(node):
             mutant = copy.deepcopy(tree)
-            twin = [other for other in ast.walk(mutant) if not isinstance(other, ast.Module)][i]
+            twin = nodes(mutant)[i]
             before = ast.unparse(twin)
             change(twin)
             after = ast.unparse(twin)
             if after != before:
                 yield node.lineno, f"{before}  ->  {after}", ast.unparse(ast.fix_missing_locations(mutant))
+
+
+def nodes(tree):
+    """All nodes that do something: annotations do nothing, and `strict` only guards against other faults."""
+    found = []
+    waiting = [tree]
+    for node in waiting:
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns") or isinstance(node, ast.keyword) and node.arg == "strict":
+                continue
+            children = [each for each in (value if isinstance(value, list) else [value])
+                        if isinstance(each, ast.AST)]
+            found += children
+            waiting += children
+    return found
 
 
 def changes(node):

@@ -75,6 +75,22 @@ def test_reliability_by_hand():
     assert calibration.expected_calibration_error(table) == pytest.approx((2 * 0.2 + 0.05) / 3)
 
 
+@given(st.integers(2, 5), st.integers(1, 60), seeds)
+def test_the_reliability_table_is_its_definition(classes, photos, seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=photos)
+    p = random.dirichlet(np.full(classes, 0.3), photos)
+    p[0] = np.eye(classes)[0]                               # as sure as can be: in the last bin
+    expected = []
+    for b in range(15):
+        inside = [n for n in range(photos) if b <= p[n].max() * 15 < b + 1 or b == 14 and p[n].max() == 1]
+        if inside:
+            expected.append({"from": b / 15, "to": (b + 1) / 15, "photos": len(inside),
+                             "confidence": pytest.approx(np.mean([p[n].max() for n in inside])),
+                             "accuracy": pytest.approx((p[inside].argmax(1) == labels[inside]).mean())})
+    assert calibration.reliability(labels, p) == expected
+
+
 def test_calibrated_probabilities_are_reliable_and_others_are_not():
     scores, labels = labelled(20_000, 5, 2)
     ece = [calibration.expected_calibration_error(calibration.reliability(labels, softmax(scores / t)))
@@ -100,6 +116,35 @@ def test_on_average_the_promise_is_kept(error):
         wrong.append(report["error"])
     assert np.mean(wrong) == pytest.approx(error, abs=0.015)
     assert np.std(wrong) < 0.03
+
+
+@given(st.integers(2, 300), st.floats(-2, 2), st.floats(0.3, 3), seeds)
+def test_the_curve_is_the_likeliest_with_its_prior(photos, a, b, seed):
+    """Where log likelihood + log prior is largest, its slope is 0: Σ x (right - p) = (w - (0, 1)) / 0.05²."""
+    random = np.random.default_rng(seed)
+    c = random.uniform(0.1, 0.999, photos)
+    x = np.stack([np.ones(photos), np.log(c / (1 - c))])
+    right = random.random(photos) < 1 / (1 + np.exp(-(a + b * x[1])))
+    p = calibration.chances(c, right)
+    w = np.linalg.lstsq(x.T, np.log(p / (1 - p)), rcond=None)[0]
+    np.testing.assert_allclose(x @ (right - p), (w - [0, 1]) / 0.05 ** 2, rtol=1e-6, atol=1e-4)
+
+
+def test_an_answer_at_the_limit_is_sure_and_not_strange():
+    logs = np.random.default_rng(0).normal(size=(400, 2))
+    found = calibration.fit(*labelled(400, 3, 1), logs, 0.2)
+    np.testing.assert_allclose(found["usual"], [logs.mean(0), logs.std(0)], rtol=1e-4)
+    strange = strangeness.strangeness(logs, found["usual"])
+    at = {**found, "sure": np.float64(0.75), "strange": strange[7]}
+    assert calibration.reasons(np.array([[0.75, 0.25]]), logs[7:8], at) == [None]
+    less = {**at, "strange": np.nextafter(strange[7], 0)}
+    assert calibration.reasons(np.array([[0.75, 0.25]]), logs[7:8], less) == ["unlike_training"]
+
+
+def test_held_out_photos_that_are_all_alike_leave_room_for_no_others():
+    found = calibration.fit(*labelled(50, 3, 1), np.ones((50, 2)), 0.2)
+    reasons = calibration.reasons(np.array([[1.0, 0, 0]] * 2), np.array([[1.0, 1.0], [2.0, 1.0]]), found)
+    assert reasons == [None, "unlike_training"]
 
 
 def test_the_threshold_at_its_limits():

@@ -52,31 +52,6 @@ def test_wilson_interval_solves_its_equation(total, share):
             assert abs(right / total - p) == pytest.approx(1.96 * (p * (1 - p) / total) ** 0.5, abs=1e-9)
 
 
-@given(st.integers(2, 5), st.integers(1, 60), st.integers(1, 12), seeds)
-def test_the_reliability_table_is_its_definition(classes, photos, bins, seed):
-    random = np.random.default_rng(seed)
-    labels = random.integers(classes, size=photos)
-    p = random.dirichlet(np.full(classes, 0.3), photos)
-    p[0] = np.eye(classes)[0]                               # as sure as can be: in the last bin
-    found = metrics.reliability(labels, p, bins)
-    expected = []
-    for i in range(bins):
-        last = i == bins - 1
-        inside = [n for n in range(photos) if i <= p[n].max() * bins < i + 1 or last and p[n].max() == 1]
-        if inside:
-            right = sum(int(p[n].argmax() == labels[n]) for n in inside)
-            expected.append({"low": i / bins, "high": (i + 1) / bins, "count": len(inside),
-                             "confidence": pytest.approx(np.mean([p[n].max() for n in inside])),
-                             "accuracy": pytest.approx(right / len(inside)),
-                             "interval": metrics.wilson_interval(right, len(inside))})
-    assert found == expected
-    assert found[-1]["high"] == 1
-
-
-def test_ten_bins_unless_told_otherwise():
-    assert [row["low"] for row in metrics.reliability(np.array([0]), np.array([[0.42, 0.58]]))] == [0.5]
-
-
 def test_top_3():
     probabilities = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
     assert metrics.top_k_accuracy(np.array([0, 1, 2, 3]), probabilities, 3) == 0.75

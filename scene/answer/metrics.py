@@ -116,26 +116,6 @@ def by_parts(work: Callable, width: int, *arrays: np.ndarray) -> list:
     return [work(*(array[i:i + step] for array in arrays)) for i in range(0, max(1, len(arrays[0])), step)]
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[dict]:
-    """How often answers are right, by how probable they are said to be: labels (N,), probabilities (N, K).
-
-    The answers are divided by their probability into bins of equal width. Each bin that has any gets low,
-    high, confidence (the mean probability), accuracy, interval and count.
-    Source: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks (2017), §2.
-    """
-    sure = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
-    place = np.minimum((sure * bins).astype(int), bins - 1)
-    found = []
-    for i in range(bins):
-        inside = place == i
-        if count := int(inside.sum()):
-            found.append({"low": i / bins, "high": (i + 1) / bins, "confidence": float(sure[inside].mean()),
-                          "accuracy": float(right[inside].mean()),
-                          "interval": wilson_interval(int(right[inside].sum()), count), "count": count})
-    return found
-
-
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict:
     """The whole report, ready for JSON, from labels (N,), probabilities (N, K) and K class names."""
     confusion = Confusion(labels, probabilities.argmax(1), len(classes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scene.answer.metrics import wilson_interval
 from scene.show.markup import NO_BREAK, Markup, join, tag
 
 LETTER = 6.6            # the width of a letter of 12 units, on average
@@ -147,14 +148,14 @@ def reliability_chart(bins: list[dict]) -> Markup:
     def y(share):
         return top + (1 - share) * size
 
-    most = max(each["count"] for each in bins)
+    most = max(each["photos"] for each in bins)
     grid = [join(line(x(0), y(t / 4), x(1), y(t / 4), "grid"),
                  words(left - 7, y(t / 4) + 4, percent(t / 4), anchor="end")) for t in range(5)]
     parts = []
     for each in bins:
-        start, end = x(each["low"]) + 3, x(each["high"]) - 3
-        tall = 1 + 40 * each["count"] / most
-        low, high = each["interval"]
+        start, end = x(each["from"]) + 3, x(each["to"]) - 3
+        tall = 1 + 40 * each["photos"] / most
+        low, high = wilson_interval(round(each["accuracy"] * each["photos"]), each["photos"])
         place, height = x(each["confidence"]), y(each["accuracy"])
         parts.append(tag("g", tag("title", describe_bin(each)),
                          rect(start, height, end - start, y(0) - height, "good faint", rx=2),
@@ -167,8 +168,8 @@ def reliability_chart(bins: list[dict]) -> Markup:
 
 
 def describe_bin(each):
-    return (f"said {each['low']:.0%} to {each['high']:.0%}: right for {percent(each['accuracy'])} "
-            f"of {photos(each['count'])}")
+    return (f"said {each['from']:.0%} to {each['to']:.0%}: right for {percent(each['accuracy'])} "
+            f"of {photos(each['photos'])}")
 
 
 # The map of photos

@@ -7,7 +7,7 @@ Next: gallery.py
 
 from __future__ import annotations
 
-from scene.answer.metrics import reliability
+from scene.answer.calibration import expected_calibration_error, reliability
 from scene.show import charts, matrix
 from scene.show.charts import percent, photos
 from scene.show.markup import Markup, join, lead, note, scrolled, section, series, strong, tag, unfold
@@ -199,11 +199,10 @@ def classes(m: Material) -> Markup:
 
 def trust(m: Material) -> Markup | None:
     """Whether its probabilities are true."""
-    total = len(m.labels)
-    if total < FEWEST:
+    if len(m.labels) < FEWEST:
         return None
     bins = reliability(m.labels, m.probabilities)
-    error = sum(each["count"] * abs(each["accuracy"] - each["confidence"]) for each in bins) / total
+    error = expected_calibration_error(bins)
     said, true = float(m.sure.mean()), float(m.right.mean())
     verdict = "so its percentages can be taken at their word" if abs(said - true) < CALIBRATED \
         else "so it is better than it says" if true > said else "so it is too sure of itself"

@@ -62,6 +62,13 @@ def test_tiles_fit_the_image(side, tile):
     assert winograd.best_tile(64, side, side, 64, 64) == tile
 
 
+def test_only_training_in_bfloat16_keeps_to_small_tiles():
+    layer, x = WinogradConv2d(64, 64), torch.zeros(64, 12, 12, 64)
+    assert [layer.tile_for(x, training) for training in (True, False)] == [6, 6]
+    layer.operands = torch.bfloat16
+    assert [layer.tile_for(x, training) for training in (True, False)] == [4, 6]
+
+
 def test_a_single_photo_has_smaller_tiles_if_there_are_many_kernels():
     """Most of the time goes into reading U: P² numbers for each pair of channels."""
     assert [winograd.best_tile(n, 10, 10, 128, 128) for n in (1, 2, 64)] == [2, 2, 5]

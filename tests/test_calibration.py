@@ -213,6 +213,15 @@ def test_distances_are_those_of_mahalanobis(photos, features, classes, seed):
         np.testing.assert_allclose(strangeness.nearest(y, centres, whitener), expected, rtol=0.02, atol=1e-4)
 
 
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=9))
+def test_strangeness_is_fishers_sum_over_logistic_distributions(rows):
+    """-Σ log p, where p is the chance of a logistic distribution with deviation 1 to be larger than z."""
+    usual = np.array([[1.0, -2.0], [0.5, 2.0]])
+    logs = np.array(rows)
+    larger = 1 / (1 + np.exp((logs - usual[0]) / usual[1] * np.pi / 3 ** 0.5))
+    np.testing.assert_allclose(strangeness.strangeness(logs, usual), -np.log(larger).sum(1), rtol=1e-6)
+
+
 def test_a_class_without_photos_has_the_mean_of_all_as_its_centre():
     x = np.random.default_rng(0).normal(size=(20, 3))
     centres, _ = strangeness.gaussian(x, np.zeros(20, int), 2)

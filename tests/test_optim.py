@@ -1,6 +1,7 @@
 """Optimizers against torch.optim, over many steps, and schedules against their definitions."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def test_adam_is_adamw_of_torch(beta1, beta2, decay, seed):
     torch.testing.assert_close(*race(
         lambda network: Adam(network, (beta1, beta2), decay=decay),
         lambda groups: torch.optim.AdamW(groups, lr=1, betas=(beta1, beta2)), decay, seed))
+
+
+def test_defaults_are_those_of_the_papers():
+    nesterov = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+    for ours, theirs in (Adam, torch.optim.Adam), (SGD, nesterov), (Muon, nesterov):
+        # Muon's only weights are those of the last layer, for which it is SGD.
+        torch.testing.assert_close(*race(ours, theirs, 0, 1))
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(1e-6, 1e6), seeds)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from scene.photos.decode import decode
-from scene.photos.png import add_low_bytes
+from scene.photos.png import add_low_bytes, has_too_many_chunks, used_bits
 
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 BANDS = {GREY: 1, RGB: 3, GREY_ALPHA: 2, RGBA: 4}
@@ -30,7 +30,11 @@ def png(samples, color, sbit=None, interlaced=False, shade=None):
                   (0, 1, 1, 2)]
     rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in passes
                     for row in samples[y::dy, x::dx].astype(">u2") if row.size)
-    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return file_of(*parts, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
+def file_of(*parts):
+    """A PNG of these chunks."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in parts)
@@ -96,6 +100,28 @@ def test_strips_of_a_tall_picture():
     samples = np.repeat(np.arange(1000, dtype=np.uint16), 30).reshape(1000, 10, 3)
     pixels = decode(png(samples, RGB), 100)
     assert abs(pixels[:, 5, 0].astype(int) - np.linspace(0, 249, 100)).max() <= 2
+
+
+@pytest.mark.parametrize("parts, too_many", [
+    ([(b"tEXt", b"")] * 999 + [(b"IEND", b"")], False),             # a thousand
+    ([(b"tEXt", b"")] * 1000 + [(b"IEND", b"")], True),
+    ([(b"IDAT", bytes(189))] * 1001 + [(b"IEND", b"")], False),     # more, of over 200 bytes on average
+    ([(b"IDAT", bytes(187))] * 1001 + [(b"IEND", b"")], True),
+    ([(b"iCCP", b"")] + [(b"zTXt", b"")] * 40 + [(b"iTXt", b"")] * 9, False),
+    ([(b"iCCP", b"")] + [(b"zTXt", b"")] * 40 + [(b"iTXt", b"")] * 10, True),
+    ([(b"IEND", b"")] + [(b"tEXt", b"")] * 2000, False),            # nobody reads on
+])
+def test_how_many_chunks_a_photo_may_have(parts, too_many):
+    assert has_too_many_chunks(file_of(*parts)) == too_many
+
+
+@pytest.mark.parametrize("most, significant, bits", [
+    (255, 0, 8), (256, 0, 10), (1023, 0, 10), (1024, 0, 12), (4095, 0, 12), (4096, 0, 16), (8191, 0, 16),
+    (8192, 0, 14), (16383, 0, 14), (16384, 0, 16), (65535, 0, 16), (0, 0, 8),
+    (1023, 10, 10), (1024, 10, 16), (3, 12, 12), (65535, 16, 16),
+])
+def test_the_bits_of_the_largest_sample(most, significant, bits):
+    assert used_bits(most, significant) == bits
 
 
 def test_8_bits_are_left_alone():

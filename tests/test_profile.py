@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from scene.photos.decode import decode
-from scene.photos.profile import SRGB, to_srgb
+from scene.photos.profile import SRGB, read_curve, to_srgb
 
 PROPHOTO = np.array([[0.79767, 0.13519, 0.03134], [0.28804, 0.71188, 0.00009], [0, 0, 0.82491]])
 DISPLAY_P3 = np.array([[0.51512, 0.29198, 0.1571], [0.2412, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
@@ -82,6 +82,33 @@ def test_colors_are_those_of_little_cms(matrix, curve, colors):
     difference = abs(to_srgb(colors, {"icc_profile": icc}).astype(int) - convert(colors, icc))
     assert difference.max() <= 1
     assert abs(colors - convert(colors, icc)).mean() > 3
+
+
+def by_definition(kind, x, g, a=1.0, b=0.0, c=0.0, d=0.0, e=0.0, f=0.0):
+    """A parametric curve at x, as ICC.1:2022 has it in table 68."""
+    if kind == 0:
+        return x ** g
+    if kind == 1:
+        return (a * x + b) ** g if x >= -b / a else 0
+    if kind == 2:
+        return (a * x + b) ** g + c if x >= -b / a else c
+    if kind == 3:
+        return (a * x + b) ** g if x >= d else c * x
+    return (a * x + b) ** g + e if x >= d else c * x + f
+
+
+@pytest.mark.parametrize("kind, numbers", [
+    (0, (1.7,)), (1, (2.1, 1.2, -0.3)), (1, (2.1, 0.8, 0.1)), (2, (1.9, 0.9, -0.2, 0.11)),
+    (3, (2.4, 0.9, 0.08, 0.3, 0.2)), (4, (2.2, 0.8, 0.05, 0.4, 0.3, 0.07, 0.02)),
+])
+def test_parametric_curves_are_their_definition(kind, numbers):
+    expected = [by_definition(kind, shade / 255, *numbers) for shade in range(256)]
+    np.testing.assert_allclose(read_curve(para(kind, *numbers)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [float("nan"), float("inf"), -1.0, 1e-5, 42949.67])
+def test_a_gamma_that_makes_no_sense_is_ignored(gamma, colors):
+    assert to_srgb(colors, {"gamma": gamma}) is colors
 
 
 def test_srgb_is_left_alone(colors):

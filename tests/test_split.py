@@ -21,8 +21,8 @@ from scene.learn.calibrate import Measured
 from scene.learn.folds import cross_validate, make_folds
 from scene.models import MODES
 from scene.photos import decode, folder, sets, split
-from scene.photos.findings import DataError
-from scene.photos.folder import Photos
+from scene.photos.findings import DataError, Finding
+from scene.photos.folder import Listing, Photos
 from tests.jobs import main_job, make_photos, make_settings
 from tests.jobs import photos as noise
 from tests.strategies import seeds
@@ -151,6 +151,26 @@ def test_ten_photos_are_enough(tmp_path):
     make_photos(tmp_path / "photos", count=10)
     train, test, _, _ = sets.load_split(tmp_path / "photos", 24, False, 0.2, 0)
     assert np.bincount(train.labels).tolist() == np.bincount(test.labels).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("share, tested", [(0.01, [5, 5]), (0.2, [5, 8]), (0.5, [10, 20]), (0.99, [15, 35])])
+def test_every_class_keeps_a_handful_on_both_sides(share, tested):
+    listing = Listing("album", {"dark": [f"album/dark/{i}" for i in range(20)],
+                                "light": [f"album/light/{i}" for i in range(40)], "none": []})
+    groups = {path: i for i, path in enumerate(listing.paths)}
+    (train, test), findings = split.split(listing, groups, share, 0)
+    assert [len(photos) for photos in test.photos.values()] == [*tested, 0]
+    assert [len(photos) for photos in train.photos.values()] == [20 - tested[0], 40 - tested[1], 0]
+    assert findings == [] == split.find_few(listing)
+
+
+def test_a_list_without_a_class_in_test_says_so(album, tmp_path):
+    (tmp_path / "list.csv").write_text("photo,set\nroad/single0.jpg,train\nsea/single0.jpg,train\n"
+                                       "road/single1.jpg,test\n")
+    _, _, findings, _ = sets.load_split(album, 24, False, None, None, tmp_path / "list.csv")
+    said = "has none of its photos in TEST, so this class is not tested"
+    assert [str(each) for each in findings if said in str(each)] == [
+        str(Finding("warning", f"{album}/sea", f"{tmp_path}/list.csv {said}"))]
 
 
 def test_a_class_that_is_one_burst(tmp_path):

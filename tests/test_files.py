@@ -253,6 +253,88 @@ def test_without_locks_nothing_is_swept(tmp_path, monkeypatch):
 # Locks
 
 
+# Moving and names
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_a_move_renames_and_never_overwrites(links, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "a file system without hard links")
+
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"photo")
+    files.move(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert os.listdir(tmp_path) == ["b"] and (tmp_path / "b").read_bytes() == b"photo"
+    assert synced == [str(tmp_path)]
+    (tmp_path / "a").symlink_to("nowhere")                  # a link without a target is something, too
+    with pytest.raises(FileExistsError) as error:
+        files.move(str(tmp_path / "b"), str(tmp_path / "a"))
+    assert error.value.errno == errno.EEXIST
+    assert (tmp_path / "b").read_bytes() == b"photo" and os.readlink(tmp_path / "a") == "nowhere"
+
+
+def test_a_move_to_another_file_system_is_refused_and_leaves_all_as_it_was(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"photo")
+    with pytest.raises(OSError, match="another file system"):
+        files.move(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error, left", [(FileNotFoundError, ["a", "b"]), (PermissionError, ["a"])])
+def test_a_photo_whose_old_name_cannot_be_taken_away(error, left, tmp_path, monkeypatch):
+    """If somebody else has taken it away the move is done, and if it may not be, nothing is."""
+    def refuse(path):
+        if path == str(tmp_path / "a"):
+            raise error(errno.EPERM, "no")
+        unlink(path)
+
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", refuse)
+    (tmp_path / "a").write_bytes(b"photo")
+    if error is FileNotFoundError:
+        files.move(str(tmp_path / "a"), str(tmp_path / "b"))
+    else:
+        with pytest.raises(PermissionError):
+            files.move(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert sorted(os.listdir(tmp_path)) == left
+
+
+def test_numbers_for_names_that_are_taken():
+    names = files.numbered("in/photo.old.jpg")
+    assert [next(names) for _ in range(3)] == [
+        "in/photo.old.jpg", "in/photo.old_2.jpg", "in/photo.old_3.jpg"]
+
+
+@pytest.mark.parametrize("name, valid", [
+    ("photo", True), (".hidden", True), ("...", True), ("a b", True), ("a" * 255, True), ("é" * 127, True),
+    ("\udcff", True),                                       # a byte that is not UTF-8
+    ("", False), (".", False), ("..", False), ("a/b", False), ("a\\b", False), ("a\0", False),
+    ("a" * 256, False), ("é" * 128, False),
+])
+def test_what_can_be_the_name_of_a_folder(name, valid):
+    assert files.is_path_component(name) is valid
+
+
+def test_what_a_folder_contains(tmp_path):
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "link").symlink_to("outer")
+    outer = tmp_path / "outer"
+    for path in outer, inner, outer / "not there" / "yet", tmp_path / "link/inner", inner / "..":
+        assert files.contains(str(outer), str(path)) is True, path
+        assert files.contains(str(tmp_path / "link"), str(path)) is True, path
+    for path in tmp_path, tmp_path / "other", inner / "../..", "/":
+        assert files.contains(str(outer), str(path)) is False, path
+    assert files.contains(str(tmp_path / "not there"), str(tmp_path / "not there/a")) is False
+
+
 HOLD = """
 import os, sys, time
 from scene.locks import Locked, locked

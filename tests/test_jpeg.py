@@ -131,6 +131,75 @@ def test_more_intervals_than_are_looked_at(monkeypatch):
     assert message(data[:-40] + data[-2:]) == DAMAGED
 
 
+# Parts
+
+
+@pytest.mark.parametrize("stray", [99, 100, 250])
+def test_stray_bytes_before_the_first_scan_count_as_parts(stray):
+    """libjpeg skips them byte by byte, which takes time."""
+    data = KINDS["baseline"]
+    at = data.index(b"\xff\xdb")
+    before = jpeg.read_header(data)
+    assert (before.scans, before.kind, before.bits, before.in_rows) == (1, 0xc0, 8, True)
+    assert before.segments == len(list(jpeg.segments(data[:scans(data)[0][0]])))
+    assert jpeg.read_header(data[:at] + bytes(stray) + data[at:]).segments == before.segments + stray // 100
+    assert jpeg.read_header(data[:-2] + bytes(stray) + data[-2:]) == before         # after it they do not
+
+
+def test_a_picture_that_never_comes_is_all_stray_bytes():
+    data = KINDS["baseline"]
+    at = data.index(b"\xff\xdb")
+    before = jpeg.read_header(data[:at])
+    assert (before.scans, before.kind) == (0, 0)
+    assert jpeg.read_header(data[:at] + bytes(1234)).segments == before.segments + 12
+    assert jpeg.read_header(data[:at] + bytes(10 ** 6)).segments > jpeg.MOST_SEGMENTS
+
+
+def test_a_scan_of_one_colour_does_not_come_in_rows():
+    data = bytearray(KINDS["baseline"])
+    at = data.index(b"\xff\xda")
+    data[at + 4] = 1                                        # of three components
+    assert not jpeg.read_header(bytes(data)).in_rows
+    assert not jpeg.read_header(KINDS["progressive"]).in_rows
+    assert jpeg.read_header(KINDS["grey"]).in_rows
+
+
+@pytest.mark.parametrize("scan, side, units", [
+    ((3, 1, 0, 2, 0, 3, 0), 8, 3 * 2),          # 16x16 pixels each: blocks of all three
+    ((1, 1, 0), 8, 5 * 3),                      # the first alone: blocks of 8x8
+    ((1, 2, 0), 8, 3 * 2),                      # half as fine
+    ((3, 1, 0, 2, 0, 3, 0), 1, 17 * 9),         # lossless: samples
+    ((1, 1, 0), 1, 33 * 17),
+])
+def test_units_of_a_scan(scan, side, units):
+    """33x17 pixels, of which the first component has all, and the others a quarter."""
+    frame = struct.pack(">BHHB", 8, 17, 33, 3) + bytes([1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1])
+    assert jpeg.count_units(frame, bytes(scan), side) == units
+
+
+def test_the_first_symbols_of_the_tables():
+    def table(number, *symbols):
+        return bytes([number, 0, len(symbols), *[0] * 14, *symbols])
+
+    assert jpeg.find_zero_codes(table(0x00, 7, 8) + table(0x10, 1, 0) + table(0x13, 0xf0)) == {0: 1, 3: 0xf0}
+    assert jpeg.find_zero_codes(b"") == {}
+
+
+@pytest.mark.parametrize("scan, expected", [
+    ((1, 9, 0x00, 0, 63, 0), True),
+    ((1, 9, 0x11, 0, 63, 0), False),                        # its first symbol ends a block
+    ((1, 9, 0x02, 0, 63, 0), False),                        # ... or is a run of zeros
+    ((1, 9, 0x0f, 0, 63, 0), False),                        # a table that is not there
+    ((2, 9, 0x11, 9, 0x00, 0, 63, 0), True),
+    ((2, 0, 0x11, 0, 0x12, 0, 63, 0), False),               # the numbers of components are no tables
+    ((1, 9, 0x00, 1, 5, 0), True), ((1, 9, 0x00, 1, 4, 0), False),          # few coefficients
+    ((1, 9, 0x00, 1, 63, 0x0f), True), ((1, 9, 0x00, 1, 63, 0x10), False),  # a later bit of them
+    ((1, 9, 0x00), False), ((2, 9, 0x00, 0, 63, 0), False), ((), False),    # cut off
+])
+def test_scans_that_hold_no_zeros(scan, expected):
+    assert jpeg.has_no_zeros(bytes(scan), {0: 0x01, 1: 0x00, 2: 0xf0}) == expected
+
+
 # Damaged photos
 
 

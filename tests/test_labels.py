@@ -96,6 +96,15 @@ def test_principal_components_are_those_of_the_singular_values():
     assert (principal_components(x[::-1])[0][::-1] == pytest.approx(places))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_component_points_to_where_its_largest_feature_grows(sign):
+    t = np.array([-2.0, -1, 0, 3])
+    x = np.stack([0.1 * t, sign * 4 * t, np.full(4, 7.0)], 1)
+    places, share = principal_components(x)
+    assert places.shape == (4, 2) and share == pytest.approx([1, 0])
+    assert places[:, 0] == pytest.approx(sign * t * 4.00125, rel=1e-3)
+
+
 @pytest.mark.parametrize("x", [np.ones((5, 3)), np.zeros((5, 2)), np.ones((1, 4))])
 def test_photos_that_are_all_the_same_have_one_place(x):
     places, share = principal_components(x.astype(np.float32))

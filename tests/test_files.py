@@ -107,6 +107,32 @@ def test_what_cannot_be_replaced_is_overwritten(name, before, tmp_path, monkeypa
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"new"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_written_in_place_reaches_the_disk_with_its_permissions(tmp_path, monkeypatch):
+    """All bytes are there at the moment of the sync, and no descriptor stays open."""
+    def fail(*paths):
+        raise OSError(errno.EBUSY, "mounted")
+
+    seen = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_size) or fsync(handle))
+    before = len(os.listdir("/proc/self/fd"))
+    files.write(tmp_path / "usual", b"12345")
+    assert seen[0] == 5
+    monkeypatch.setattr(os, "replace", fail)
+    umask = os.umask(0)
+    try:
+        files.write(tmp_path / "file", b"123")
+        assert seen[2:4] == [3, 3] and stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666
+        files.write(tmp_path / "file", b"1", mode=0o640)
+        assert seen[5:7] == [1, 1] and stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    finally:
+        os.umask(umask)
+    monkeypatch.chdir(tmp_path)
+    files.sync_folder("")
+    assert len(seen) == 9 and len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_full_disk_is_no_reason_to_overwrite(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"old")
 

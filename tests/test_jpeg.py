@@ -181,7 +181,7 @@ def test_the_first_symbols_of_the_tables():
     def table(number, *symbols):
         return bytes([number, 0, len(symbols), *[0] * 14, *symbols])
 
-    assert jpeg.find_zero_codes(table(0x00, 7, 8) + table(0x10, 1, 0) + table(0x13, 0xf0)) == {0: 1, 3: 0xf0}
+    assert jpeg.find_zero_codes(table(0x01, 7, 8) + table(0x10, 1, 0) + table(0x13, 0xf0)) == {0: 1, 3: 0xf0}
     assert jpeg.find_zero_codes(b"") == {}
 
 

@@ -96,6 +96,15 @@ def test_principal_components_are_those_of_the_singular_values():
     assert (principal_components(x[::-1])[0][::-1] == pytest.approx(places))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_every_component_points_to_where_its_largest_feature_grows(seed):
+    x = np.random.default_rng(seed).normal(size=(20, 3)) * [1, 3, 9]
+    places, _ = principal_components(x, 3)
+    loadings = places.T @ (x - x.mean(0))                   # (3, F), each along its direction
+    assert (np.take_along_axis(loadings, abs(loadings).argmax(1)[:, None], 1) > 0).all()
+    assert principal_components(x)[0].shape == (20, 2)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_component_points_to_where_its_largest_feature_grows(sign):
     t = np.array([-2.0, -1, 0, 3])

@@ -99,6 +99,7 @@ def by_definition(kind, x, g, a=1.0, b=0.0, c=0.0, d=0.0, e=0.0, f=0.0):
 
 @pytest.mark.parametrize("kind, numbers", [
     (0, (1.7,)), (1, (2.1, 1.2, -0.3)), (1, (2.1, 0.8, 0.1)), (2, (1.9, 0.9, -0.2, 0.11)),
+    (2, (1.9, 1.3, -0.4, 0.11)),
     (3, (2.4, 0.9, 0.08, 0.3, 0.2)), (4, (2.2, 0.8, 0.05, 0.4, 0.3, 0.07, 0.02)),
 ])
 def test_parametric_curves_are_their_definition(kind, numbers):

@@ -98,9 +98,10 @@ def test_principal_components_are_those_of_the_singular_values():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_component_points_to_where_its_largest_feature_grows(seed):
-    x = np.random.default_rng(seed).normal(size=(20, 3)) * [1, 3, 9]
-    places, _ = principal_components(x, 3)
-    loadings = places.T @ (x - x.mean(0))                   # (3, F), each along its direction
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(20, 6)) @ random.normal(size=(6, 6))
+    places, _ = principal_components(x, 6)
+    loadings = places.T @ (x - x.mean(0))                   # (6, F), each along its direction
     assert (np.take_along_axis(loadings, abs(loadings).argmax(1)[:, None], 1) > 0).all()
     assert principal_components(x)[0].shape == (20, 2)
 

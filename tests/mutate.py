@@ -95,8 +95,12 @@ def survives(folder, tests):
     """Whether all tests pass in the copy, in a forked process. A time-out counts as a failure."""
     child = os.fork()
     if not child:
-        os.setpgid(0, 0)
-        os._exit(run_tests(folder, tests))
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            code = run_tests(folder, tests)
+        finally:                        # whatever a mutant raises, only the parent deletes the copy
+            os._exit(code)
     end = time.monotonic() + LONGEST
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)

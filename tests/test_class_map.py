@@ -87,17 +87,18 @@ def test_numbers_that_overflow_are_not_a_map():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_gradient_is_that_of_autograd(mode, monkeypatch):
-    """Without noise, blur and mirror images it is ∂score/∂pixel, here beside finite differences."""
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_gradient_is_the_slope_of_the_score(mode, mirror, monkeypatch):
+    """Without noise and blur it is ∂score/∂pixel, here beside finite differences."""
     monkeypatch.setattr(gradient_map, "NOISE", 0.0)
     monkeypatch.setattr(gradient_map, "COPIES", 2)
     monkeypatch.setattr(gradient_map, "blurred", lambda values: values)
-    model = classifier(mode, arrays="numpy", mirror=False)
-    network = model.network
+    model = classifier(mode, arrays="numpy", mirror=mirror)
     found, = gradient_maps(model, photo(), [1])
 
     def score(pixels):
-        return network.forward(pixels[None].astype(np.float32))[0, 1]
+        views = np.stack([pixels, pixels[:, ::-1]] if mirror else [pixels])
+        return model.network.forward(views)[:, 1].mean()
 
     rows, columns = np.unravel_index(np.argsort(found.ravel())[-3:], found.shape)
     for h, v in zip(rows, columns, strict=True):

@@ -50,6 +50,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 
 from scene.answer import endpoint
+from scene.answer.class_map import is_exact
 from scene.answer.classifier import Classifier
 from scene.answer.endpoint import MAX_MODEL, Refusal
 from scene.answer.modelfile import ModelFileError
@@ -319,7 +320,8 @@ class Models:
         model = Classifier.load(data, self.arrays)
         if model.mode != mode:
             raise ModelFileError(f"it is a model of mode {model.mode}, not {mode}")
-        free_kernels(model.network)         # a photo came, a black one, and all others come alone, too
+        if is_exact(model.network):         # its maps need no weights before their transformation
+            free_kernels(model.network)     # the check was of a single photo, and so is every request
         return model
 
 

@@ -18,12 +18,12 @@ NAMES = {                   # of the files of the controller "memory" in each ve
     2: ("memory.max", "memory.current", "inactive_file"),
 }
 UNLIMITED = 1 << 60         # bytes: where version 1 of cgroups has no limit, it names a number above this
+MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # the numbers of <malloc.h>
 # What torch, NumPy and workers say. CUDA says "out of memory". oneDNN, which multiplies matrices for torch,
 # gives no reason: an operation that it does not support lacks a "primitive descriptor", one without memory a
 # "primitive".
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|MemoryError|Unable to allocate|"
                        "bad_alloc|could not (?:create|execute) a (?:primitive|memory)(?! descriptor)")
-MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "arena_max": -8}         # the numbers of <malloc.h>
 WANTED = re.compile(r"tried to allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)")
 
 

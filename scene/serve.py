@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl
 
-from scene import browsers, errors, memory, processes  # noqa: F401  before NumPy, as predict.py does
+from scene import browsers, errors, memory, processes  # noqa: F401  before NumPy: processes sets BLAS threads
 from scene.answer import endpoint, openapi
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.endpoint import FOR_OTHERS, FOR_OURSELVES, Refusal

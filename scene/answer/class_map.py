@@ -65,8 +65,10 @@ def class_maps(classifier: Classifier, pixels: np.ndarray, classes: list[int]) -
 def exact_maps(classifier, pixels, classes):
     """The maps of a network whose scores are sums over places."""
     network = classifier.network
-    x = places_of(network, np.stack([pixels, flip(pixels, 1)] if classifier.card["mirror"] else [pixels]))
-    x = (x[0] + flip(x[-1], 1)) / 2 if len(x) > 1 else x[0]                 # the scores are linear in x
+    views = [pixels, flip(pixels, 1)] if classifier.card["mirror"] else [pixels]
+    x, *mirrored = places_of(network, np.stack(views))
+    if mirrored:
+        x = (x + flip(mirrored[0], 1)) / 2                                  # the scores are linear in x
     last = network.layers[-1]
     w, b = as_numpy(last.w)[classes], as_numpy(last.b)[classes]
     maps = x @ w.T / np.float32(x.shape[0] * x.shape[1])        # (H, W, C) @ (C, K') -> (H, W, K')

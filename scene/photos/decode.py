@@ -44,8 +44,8 @@ TURN = {                    # the transposition that makes a photo upright (1 al
 MOST_SCANS = 20             # of the largest picture, as each takes time for all pixels: real photos have 10
 # A sequential JPEG is shrunk row by row while it is decoded. So its pixels take time, but hardly any memory.
 MOST_SHRINKING = 16
-# Of any other, libjpeg keeps all coefficients, 2 bytes each, beside the shrunk picture, 4 bytes a pixel. So
-# there is room for CMYK shrunk by 4 or 8. An extremely narrow photo is shrunk less.
+# Of any other, libjpeg keeps all coefficients, 2 bytes each, beside the shrunk picture, 4 bytes a pixel. This
+# limit admits CMYK shrunk by 4 or 8. An extremely narrow photo is shrunk less, and needs more.
 MOST_PER_PIXEL = 8.5        # bytes
 GAP = 2.0                   # how many times larger than the square a photo stays when it is shrunk in a hurry
 STRIP = 1 << 18             # pixels that are copied at a time

@@ -40,7 +40,7 @@ def read_profile(info):
         with np.errstate(all="ignore"):
             if info.get("icc_profile"):
                 curves, matrix = parse(info["icc_profile"])
-            elif 0.1 < info.get("gamma", 0) < 10 and "srgb" not in info:    # a PNG without a profile
+            elif 0.1 < info.get("gamma", 0) < 10 and "srgb" not in info:    # a PNG, with a gamma that can be
                 curves, matrix = [SHADES ** (1 / info["gamma"])] * 3, np.eye(3)
             else:
                 return None

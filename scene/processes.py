@@ -10,14 +10,13 @@ Next: chunked.py
 
 import math
 import os
-import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
 
 from scene import memory
 from scene.errors import UserError
-from scene.signals import STOPS, ignore_stops
+from scene.signals import held_back, ignore_stops
 
 # NumPy reads this when it is loaded, so commands import this module first. Our matrix products are small: a
 # second BLAS thread costs more time than it saves, and it takes the core from another process.
@@ -84,31 +83,28 @@ def forked(count, life):
     fork = multiprocessing.get_context("fork")
     pipes = []
     workers = []
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)    # until the new workers ignore them
     try:
-        for rank in range(count):
-            ours, theirs = fork.Pipe()
-            pipes.append(ours)
-            worker = fork.Process(target=live, args=(life, rank, theirs, list(pipes)), daemon=True)
-            worker.start()
-            workers.append(worker)
-            theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with held_back():                                       # until the new workers ignore them
+            for rank in range(count):
+                ours, theirs = fork.Pipe()
+                pipes.append(ours)
+                worker = fork.Process(target=live, args=(life, rank, theirs, list(pipes)), daemon=True)
+                worker.start()
+                workers.append(worker)
+                theirs.close()
         yield pipes, workers
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # nothing interrupts the clean-up
-        for pipe in pipes:
-            pipe.close()
-        for worker in workers:
-            worker.kill()                                       # it may be in the middle of its work
-            worker.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)      # a pending stop signal is raised here
+        with held_back():                                       # nothing interrupts the clean-up
+            for pipe in pipes:
+                pipe.close()
+            for worker in workers:
+                worker.kill()                                   # it may be in the middle of its work
+                worker.join()
 
 
 def live(life, rank, pipe, inherited):
     """Runs a worker's life, and reports an exception that ends it to the parent."""
     ignore_stops()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     for other in inherited:         # the parent's ends: a copy here would keep the other worker's pipe open
         other.close()
     try:

@@ -4,7 +4,8 @@ Next: files.py
 """
 
 import signal
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
 
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -46,22 +47,41 @@ def postponed():
     there, so no signal is lost.
     """
     noted = []
-    usual = {number: signal.getsignal(number) for number in STOPS}
 
     def note(number, frame):
         noted.append(number)
-        restore()
+        handlers.close()
 
-    def restore():
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
-    for number in STOPS:
-        if usual[number] != signal.SIG_IGN:
-            signal.signal(number, note)
-    try:
+    with replaced(note) as handlers:
         yield noted
-    finally:
-        restore()
     if noted:
         raise Stopped(noted[0])
+
+
+@contextmanager
+def held_back():
+    """Inside this block stop signals wait: they act after it, when the usual handlers are back.
+
+    For a block that an exception would leave half done, or that runs code which drops exceptions, as Python
+    does around a fork. A process forked in it inherits this, so it does not stop before it ignores signals.
+    """
+    waiting = []
+    with replaced(lambda number, frame: waiting.append(number)):
+        yield
+    for number in waiting:
+        signal.raise_signal(number)
+
+
+@contextmanager
+def replaced(handler):
+    """Inside this block `handler` handles STOPS, except ignored ones. Yields what can bring the others back.
+
+    In another thread than the main one nothing is replaced: signals raise nothing there.
+    """
+    with ExitStack() as handlers:           # brings all of them back, even if one of them raises Stopped
+        for number in STOPS if threading.current_thread() is threading.main_thread() else ():
+            usual = signal.getsignal(number)
+            if usual not in (signal.SIG_IGN, None):             # None: not set by Python
+                signal.signal(number, handler)
+                handlers.callback(signal.signal, number, usual)
+        yield handlers

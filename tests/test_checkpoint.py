@@ -25,7 +25,7 @@ from scene.learn.progress import Diverged
 from scene.learn.teacher import Teacher
 from scene.models import FCNN, MODES
 from scene.photos.folder import Photos
-from scene.signals import Stopped, postponed
+from scene.signals import Stopped
 from scene.version import VERSION
 from tests.jobs import main_job, make_photos, make_settings, photos, start_job
 
@@ -164,16 +164,6 @@ def test_differences_are_named():
     assert compare(RUN, RUN) == []
     assert compare(RUN, {"mode": "CNN", "learning rate": 0.2, "class sea": "4 photos"}) == [
         "learning rate was 0.1 and is 0.2", "class sea was none and is 4 photos"]
-
-
-def test_signals_are_noted_and_the_second_one_works():
-    with pytest.raises(Stopped) as stopped, postponed() as noted:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert noted == [signal.SIGTERM]
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert stopped.value.number == signal.SIGTERM, "nobody acted on it, so it is raised at the end"
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 # The whole program

@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from scene.learn.augment import interpolation
 from scene.photos import decode, duplicates
 from scene.photos.duplicates import Groups, find_groups, join_bursts, shrink
 from tests.strategies import seeds
@@ -189,3 +191,24 @@ def test_a_time_that_is_none(text):
     assert math.isnan(decode.find_time(file.getvalue()))
     assert math.isnan(decode.find_time(encoded(scene_like(0))))
     assert math.isnan(decode.find_time(b"no photo"))
+
+
+@given(st.floats(0, 0.4), st.floats(0.1, 0.6), st.sampled_from([5, 16, 40, 90]))
+def test_parts_are_resampled_as_crops_are_and_the_edge_is_repeated(start, extent, source):
+    """learn/augment.py has the same weights, but renormalises them at the edge."""
+    start, extent = (np.array([number], np.float32) for number in (start, extent))
+    found = duplicates.resampling(start, extent, source)[0]
+    other = interpolation(torch.from_numpy(start), torch.from_numpy(extent), source, duplicates.SIDE)[0]
+    centre = (start + (np.arange(duplicates.SIDE) + 0.5) / duplicates.SIDE * extent) * source - 0.5
+    reach = max(1, extent[0] * source / duplicates.SIDE)
+    inside = (centre > reach) & (centre < source - 1 - reach)
+    np.testing.assert_allclose(found[inside], other.numpy()[inside], atol=2e-5)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    assert (found[centre < 0].argmax(1) == 0).all()
+
+
+def test_a_whole_picture_is_shrunk_by_averaging():
+    """Each of 16 rows from 64 mixes those within 4 of its middle: 1/16 of (1, 3, 5, 7, 7, 5, 3, 1) / 2."""
+    rows = duplicates.resampling(np.float32([0]), np.float32([1]), 4 * duplicates.SIDE)[0]
+    weights = np.float32([1, 3, 5, 7, 7, 5, 3, 1]) / 32
+    np.testing.assert_allclose(rows[1, 1:11], [0, *weights, 0], atol=1e-6)

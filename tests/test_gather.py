@@ -1,6 +1,8 @@
 """scene/photos/gather.py: files, folders and patterns -> photos."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,40 @@ def test_names_that_are_not_utf_8_or_hold_line_breaks(folder):
 
 def test_roots_are_the_real_folders(folder):
     assert Inputs(["p", "p/a.png", "other/z.jpg"]).roots == [str(folder / "other"), str(folder / "p")]
+
+
+@pytest.fixture
+def user():
+    """The rights of an ordinary user, if the tests have more, and a folder of theirs."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_a_problem_and_not_empty(user):
+    for name in "a/1.jpg", "b/2.jpg", "c/3.jpg":
+        (user / name).parent.mkdir()
+        (user / name).touch()
+    (user / "b").chmod(0)
+    refused = (f"{user}/b", "cannot be read: Permission denied")
+    inputs = Inputs([f"{user}/b"])
+    assert (inputs.photos(), inputs.problems, inputs.empty) == ([], [refused], [])
+    inputs = Inputs([str(user)])
+    assert inputs.photos() == [f"{user}/a/1.jpg", f"{user}/c/3.jpg"]
+    assert (inputs.problems, inputs.empty) == ([refused], [])
+    (user / "b").chmod(0o700)
+
+
+def test_a_folder_without_photos_is_empty(folder):
+    inputs = Inputs(["p/.cache", "p/d", "p/none"])
+    (folder / "p/empty").mkdir()
+    assert Inputs(["p/empty"]).problems == []
+    empty = Inputs(["p/empty"])
+    assert (empty.photos(), empty.empty) == ([], ["p/empty"])
+    assert inputs.photos() == ["p/.cache/x.jpg", "p/d/e/f.jpeg", "p/none"] and inputs.empty == []

@@ -139,3 +139,12 @@ def test_all_strengths_are_tried(monkeypatch):
                         lambda ridge, strength, some: tried.append(strength) or ridge.z[:, :4])
     solve_head(*features(), 4)
     assert tried == head.STRENGTHS
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e4])
+def test_the_unit_of_the_features_changes_no_prediction(unit):
+    x, labels = features()
+    w, b = solve_head(x, labels, 4)
+    scaled, same = solve_head((x * unit).astype(np.float32), labels, 4)
+    np.testing.assert_allclose(scaled * unit, w, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(same, b, rtol=1e-3)

@@ -134,6 +134,28 @@ def test_more_intervals_than_are_looked_at(monkeypatch):
 # Parts
 
 
+@pytest.mark.parametrize("kind", range(0xc0, 0xff))
+def test_where_a_segment_ends(kind):
+    """Some markers stand alone: SOI and EOI, and those that are reserved. JPEG-LS's frame, F7, does not.
+
+    Restart markers belong to the data of a scan, and libjpeg skips them elsewhere.
+    """
+    data = b"\xff\xd8" + bytes([0xff, kind, 0, 6, 0xff, 0xfe, 0, 2]) + b"\xff\xee\0\2"
+    alone = kind in (0xc8, 0xd8, 0xd9) or 0xf0 <= kind <= 0xfd and kind != 0xf7
+    inner, last = [(0xfe, 8, 10)], [(0xee, 12, 14)]
+    expected = [(kind, 4, 4), *inner, *last] if alone else [(kind, 4, 10), *last]
+    assert list(jpeg.segments(data)) == (inner + last if kind in range(0xd0, 0xd8) else expected)
+
+
+@pytest.mark.parametrize("kind", range(0xc0, 0xff))
+def test_which_segments_have_the_size_of_the_picture(kind):
+    """SOF0 to SOF15, of which C4, C8 and CC are other things, and JPEG-LS's SOF55."""
+    frame = bytes([0, 11, 12, 0, 9, 0, 9, 1])
+    header = jpeg.read_header(b"\xff\xd8" + bytes([0xff, kind]) + frame + b"\1\x11\0" + b"\xff\xda\0\2")
+    is_frame = kind in range(0xc0, 0xd0) and kind not in (0xc4, 0xc8, 0xcc) or kind == 0xf7
+    assert (header.kind, header.bits) == ((kind, 12) if is_frame else (0, 0))
+
+
 @pytest.mark.parametrize("stray", [99, 100, 250])
 def test_stray_bytes_before_the_first_scan_count_as_parts(stray):
     """libjpeg skips them byte by byte, which takes time."""

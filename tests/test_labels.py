@@ -124,3 +124,10 @@ def test_photos_that_are_all_the_same_have_one_place(x):
 def test_the_nearest_are_those_of_the_smallest_angle():
     features = np.array([[1, 0], [0, 2], [3, 3], [0, 0]], np.float32)
     assert nearest(features, np.array([[0, 5], [10, 1]], np.float32), 2).tolist() == [[1, 2], [0, 2]]
+
+
+def test_neither_the_length_of_features_nor_of_a_query_counts():
+    """The second is at a smaller angle, though the first has the larger product with the query."""
+    features = np.array([[0.9, 0.4], [0.05, 0.0], [0.2, 0.9]], np.float32)
+    assert nearest(features, np.array([[0.5, 0], [0.01, 0.02]], np.float32), 3).tolist() == [
+        [1, 0, 2], [2, 0, 1]]

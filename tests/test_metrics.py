@@ -121,6 +121,25 @@ def test_the_matrix_of_long_names_fits_a_terminal_of_110_columns():
     assert rows[9] == names[9] + 9 * "        ·" + "        1" and len(rows[9]) == 110
 
 
+def test_the_tables_of_short_names_line_up_with_their_heads():
+    text = metrics.describe(report([0, 1], [0, 1], ["a", "b"]))
+    assert text.split("\n\n", 1)[1] == """class  precision  recall      F1  count
+a         100.0%  100.0%  100.0%      1
+b         100.0%  100.0%  100.0%      1
+
+Confusion matrix: rows are the photos' classes, columns the answers
+          a     b
+a         1     ·
+b         ·     1"""
+
+
+@pytest.mark.parametrize("letters, column", [(4, 6), (5, 7), (17, 19), (30, 26)])
+def test_a_column_is_as_wide_as_the_longest_name_if_there_is_room(letters, column):
+    names = [k + (letters - 1) * "x" for k in "abc"]
+    head = metrics.describe_confusion(report([0], [0], names), names, letters)[1]
+    assert head == letters * " " + "".join(f"{name[:column - 2]:>{column}}" for name in names)
+
+
 def test_of_more_than_two_hundred_classes_the_twenty_weakest_are_shown():
     """Class 0 has no photos, 151 to 180 are never found, and the others always."""
     names = [f"class {k}" for k in range(201)]

@@ -21,12 +21,19 @@ import pytest
 pytest.importorskip("moto", reason="needs pip install -e '.[cloud]'")
 boto3 = pytest.importorskip("boto3", reason="needs pip install -e '.[cloud]'")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
 from scene.answer import endpoint  # noqa: E402
+from scene.answer.class_map import class_maps  # noqa: E402
 from scene.answer.classifier import Classifier  # noqa: E402
 from scene.models import MODES  # noqa: E402
+from scene.nn.activation import ReLU  # noqa: E402
+from scene.nn.layer import Network  # noqa: E402
+from scene.nn.linear import Flatten, Linear  # noqa: E402
+from scene.nn.normalize import Normalize  # noqa: E402
+from scene.nn.winograd import WinogradConv2d  # noqa: E402
 from scene.photos.decode import REMOTE  # noqa: E402
 from tests.asking import (  # noqa: E402
     CLASSES,
@@ -740,3 +747,21 @@ def test_what_nobody_foresaw(get_scene, lines, monkeypatch):
     status, answer = ask(get_scene)
     assert (status, code(answer)) == (500, "internal_error") and "secret" not in json.dumps(answer)
     assert "/secret/path" in lines()[-1]["error"]["trace"]
+
+
+def test_a_network_whose_map_needs_its_weights_keeps_them(s3, environment, monkeypatch, tmp_path):
+    """The map of a network that does not end in a mean is a gradient. It folds the network again."""
+    class Flat(Network):
+        def __init__(self, classes, image_size=8):
+            self.image_size = image_size
+            super().__init__(Normalize(), WinogradConv2d(3, 4), ReLU(), Flatten(),
+                             Linear(4 * image_size ** 2, classes))
+
+    monkeypatch.setitem(MODES, "CNN", MODES["CNN"]._replace(network=Flat))
+    data = model_file(Flat(len(CLASSES)).start(torch.Generator().manual_seed(0)), "CNN", tmp_path / "flat")
+    photo = np.random.default_rng(0).integers(256, size=(8, 8, 3)).astype(np.uint8)
+    found, expected = (class_maps(model, photo, [0, 1])
+                       for model in (cold_start().MODELS.load(data, "CNN"), Classifier.load(data)))
+    for one, other in zip(found, expected, strict=True):
+        assert one.bias is None
+        np.testing.assert_allclose(one.places, other.places, rtol=1e-4)

@@ -93,28 +93,33 @@ def copy_checkout(folder):
 
 def survives(folder, tests):
     """Whether all tests pass in the copy, in a forked process. A time-out counts as a failure."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            os.setpgid(0, 0)
-            code = run_tests(folder, tests)
-        finally:                        # whatever a mutant raises, only the parent deletes the copy
-            os._exit(code)
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    with tempfile.TemporaryDirectory() as scratch:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.setpgid(0, 0)
+                code = run_tests(folder, scratch, tests)
+            finally:                        # whatever a mutant raises, only the parent deletes folders
+                os._exit(code)
+        end = time.monotonic() + LONGEST
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return status == 0
+            time.sleep(0.02)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False
 
 
-def run_tests(folder, tests):
-    """Runs pytest on the copy, in this process, which has not imported anything of Scene yet."""
-    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+def run_tests(folder, scratch, tests):
+    """Runs pytest on the copy, in this process, which has not imported anything of Scene yet.
+
+    scratch: a folder for what the tests write, since this process ends without deleting anything.
+    """
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": scratch}
+    tempfile.tempdir = None                 # read TMPDIR again
     sys.dont_write_bytecode = True
     os.chdir(folder)
     sys.path[:] = [str(folder), *(path for path in sys.path if path not in ("", str(ROOT)))]

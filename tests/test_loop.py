@@ -20,7 +20,7 @@ from scene.learn.loop import shuffle, train
 from scene.learn.optim import Muon, one_cycle
 from scene.learn.progress import Diverged, Progress
 from scene.learn.recalibrate import recalibrate
-from scene.learn.recipe import STAGES, Settings, crop_at, defaults, parts
+from scene.learn.recipe import STAGES, Settings, crop_at, defaults, make_plan, parts, stages_of
 from scene.learn.team import Solo, Team
 from scene.models import CNN, FCNN, MODES
 from scene.nn.activation import ReLU
@@ -131,6 +131,12 @@ def test_parts_are_alike_and_hold_at_least_two(photos, size):
     lengths = [len(part) for part in torch.arange(photos).tensor_split(parts(photos, size))]
     assert sum(lengths) == photos and min(lengths) >= 2 and max(lengths) - min(lengths) <= 1
     assert size < 2 or max(lengths) <= 2 * size
+
+
+@pytest.mark.parametrize("photos, size, expected", [
+    (5, 1, 2), (6, 1, 3), (7, 2, 3), (100, 30, 3), (100, 28, 4), (2, 64, 1), (1, 64, 1)])
+def test_parts_are_about_as_large_as_asked_for(photos, size, expected):
+    assert parts(photos, size) == expected
 
 
 def test_two_photos_are_enough():
@@ -308,6 +314,42 @@ def test_few_photos_are_seen_more_often_in_larger_steps():
     assert some(9000, mode=MODES["CNN"]._replace(learning_rate=0.3))[1] == 0.3, "the limit is for few photos"
 
 
+def test_crops_grow_in_stages():
+    """The side of the crops, and the least share of a photo in one, as the CNN's training goes on."""
+    network = CNN(3)
+
+    def crops(*times, side=80, **changes):
+        network.image_size = side
+        settings = Settings(**defaults(MODES["CNN"], 9000) | {"crop_growth": 0.5} | changes)
+        return [(size, round(area, 3)) for size, area in (crop_at(t, network, settings) for t in times)]
+
+    assert crops(0, 0.399, 0.4, 0.749, 0.75, 0.919, 0.92, 0.999) == [
+        (32, 0.5), (32, 0.5), (48, 0.575), (48, 0.575), (64, 0.65), (64, 0.65), (80, 0.75), (80, 0.75)]
+    assert crops(0, 0.499, 0.5, 0.999, small_start=False) == [
+        (64, 0.625), (64, 0.625), (80, 0.75), (80, 0.75)]
+    assert crops(0, 0.4, 0.75, side=45) == [(16, 0.5), (24, 0.575), (36, 0.65)], "multiples of 4"
+    assert crops(0, 0.4, 0.75, 0.92, side=16) == [(8, 0.5), (8, 0.575), (12, 0.65), (16, 0.75)], "at least 8"
+    fixed = FCNN(3, 20), Settings(**defaults(MODES["FCNN"], 9000))
+    assert crop_at(0, *fixed) == crop_at(0.99, *fixed) == (20, 0.75), "it takes photos of one size"
+
+
+def test_the_stages_of_a_training_and_their_shares():
+    settings = Settings(**defaults(MODES["CNN"], 9000))
+    middles, shares = zip(*stages_of(CNN(3), settings), strict=True)
+    assert middles == pytest.approx((0.2, 0.575, 0.835, 0.96))
+    assert shares == pytest.approx((0.4, 0.35, 0.17, 0.08))
+    assert stages_of(CNN(3), replace(settings, small_start=False)) == [(0.25, 0.5), (0.75, 0.5)]
+    assert stages_of(FCNN(3), settings) == [(0.5, 1)]
+
+
+def test_the_plan_of_a_training():
+    settings = Settings(**defaults(MODES["CNN"], 9000))
+    assert make_plan(9000, settings) == (70, 2, 36 * 70, 1008), "of 128.6 photos in 2 parts of 64"
+    assert make_plan(9000, replace(settings, small_start=False)).opening == 0
+    assert make_plan(9000, replace(settings, batch_size=9000)).shards == 16, "at most"
+    assert make_plan(3, settings) == (1, 1, 36, 15), "15 is 14.4 rounded up"
+
+
 @every_mode
 def test_the_defaults_of_every_mode_are_its_numbers(mode):
     settings = Settings(**defaults(MODES[mode], 9000))
@@ -371,16 +413,6 @@ def test_a_body_that_is_not_trained_yet_adds_nothing_to_what_is_predicted():
     train(network, pixels, labels, make_settings(epochs=4, learning_rate=0.1, batch_size=4, small_start=True))
     x = before.forward(pixels)
     assert not torch.equal(residual.forward(x), x)
-
-
-def test_crops_have_a_least_size_and_those_of_an_fcnn_do_not_grow():
-    settings = make_settings(epochs=1, learning_rate=0.1, crop_area=0.6, crop_growth=0.5, small_start=True)
-    assert crop_at(0, CNN(2, 10), settings) == (8, 0.6)
-    assert crop_at(0.99, CNN(2, 10), settings) == (10, 0.8)
-    assert crop_at(0, CNN(2, 80), settings)[0] == 32
-    fine_tuning = replace(settings, small_start=False)
-    assert crop_at(0, CNN(2, 80), fine_tuning) == (64, 0.7) and crop_at(0.5, CNN(2, 80), fine_tuning)[0] == 80
-    assert crop_at(0, FCNN(2, 24), settings) == crop_at(0.99, FCNN(2, 24), settings) == (24, 0.6)
 
 
 def test_a_trained_cnn_knows_the_statistics_of_whole_photos():

@@ -110,17 +110,18 @@ def inside_outlines():
     for mode, network in narrow.items():
         network.start(torch.Generator().manual_seed(0))
         card = modelfile.make_card(network, mode, ["grass", "ocean", "road"])
-        step = without_code(inside.train(Classifier(network, card), pixels, 1))
+        step = abridged(inside.train(Classifier(network, card), pixels, 1))
         found[f"inside_{mode}"] = json.dumps(step, indent=0, ensure_ascii=False) + "\n"
     return found
 
 
-def without_code(value):
-    """What a page is told, without the source of the layers, and with `describe` in place of pictures."""
+def abridged(value):
+    """What a page is told, without what is read from the layers, and with `describe` in place of pictures."""
     if isinstance(value, dict):
-        return {key: without_code(each) for key, each in value.items() if key != "code"}
+        return {key: abridged(each) for key, each in value.items()
+                if key not in ("code", "formula")}
     if isinstance(value, list):
-        return [without_code(each) for each in value]
+        return [abridged(each) for each in value]
     if isinstance(value, float):
         return float(f"{value:.5g}")
     return describe(value) if isinstance(value, str) else value

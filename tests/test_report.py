@@ -248,6 +248,16 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path, monkeypatch):
     assert sum(shown) + sum(left) == 300 and sum(left) > 50
 
 
+def test_a_cell_shows_at_most_60_mistakes_or_24_right_answers(tmp_path):
+    labels = np.arange(200) % 2
+    answers = np.where((labels == 0) & (np.arange(200) > 60), 1, labels)       # 31 right, 69 wrong
+    content, _ = reports.make(tmp_path / "r.html", ["a", "b"], 200, probabilities=sure(2, answers), train=0)
+    shown = {cell: re.search(f'<article id="cell-{cell}".*?</article>', content, re.DOTALL)[0]
+             for cell in ("0-0", "0-1", "1-1")}
+    assert [cell.count("<img") for cell in shown.values()] == [24, 60, 24]
+    assert "7 photos more are left out" in shown["0-0"] and "9 photos more" in shown["0-1"]
+
+
 def test_a_curve_needs_two_epochs_and_a_photo_may_be_gone(tmp_path):
     content, _ = reports.make(tmp_path / "r.html", count=24)
     assert 'id="learning"' in content and "held out: " in content

@@ -355,6 +355,9 @@ def test_the_defaults_of_every_mode_are_its_numbers(mode):
     settings = Settings(**defaults(MODES[mode], 9000))
     for name in Settings.__dataclass_fields__.keys() & set(MODES[mode]._fields):
         assert getattr(settings, name) == getattr(MODES[mode], name), name
+    assert settings.small_start == (mode == "CNN")
+    assert (settings.loss, settings.balanced, settings.seed, settings.device, settings.precision,
+            settings.momentum, settings.decay) == ("cross-entropy", False, 0, "cpu", "float32", 0.9, 5e-4)
 
 
 def test_a_small_start_trains_residual_bodies_later(monkeypatch):

@@ -85,7 +85,7 @@ def test_roots_are_the_real_folders(folder):
 @pytest.fixture
 def user():
     """The rights of an ordinary user, if the tests have more, and a folder of theirs."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:      # where that user may go
         os.chmod(folder, 0o777)
         if os.geteuid() == 0:
             os.seteuid(65534)

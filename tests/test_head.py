@@ -80,6 +80,8 @@ def test_the_scale_has_the_smallest_cross_entropy():
     assert loss.forward(scale * scores, labels).item() == pytest.approx(least)
     assert 1 < scale < 100
     assert all(loss.forward(factor * scale * scores, labels) > least for factor in (0.9, 0.99, 1.01, 1.1))
+    for unit in 0.1, 100:
+        assert best_scale(unit * scores, labels) == pytest.approx((scale / unit, least)), "in any unit"
 
 
 def test_the_scale_is_moderate_where_every_photo_is_right():
@@ -123,6 +125,8 @@ def test_a_balanced_head_does_not_forget_the_rare_class():
         return ((x[rare] @ w.T + b).argmax(1) == 0).mean()
 
     assert recall(balanced=True) > recall(balanced=False) + 0.2
+    for one, other in zip(solve_head(few, of_few, 4), solve_head(few, of_few, 4, False), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("x", [np.zeros((6, 4), np.float32), np.ones((2, 3), np.float32)])

@@ -18,10 +18,13 @@ from scene import memory
 from scene.errors import UserError
 from scene.signals import held_back, ignore_stops
 
-# NumPy reads this when it is loaded, so commands import this module first. Our matrix products are small: a
-# second BLAS thread costs more time than it saves, and it takes the core from another process.
+# NumPy's BLAS reads this when it is loaded, so commands import this module first. Our matrix products are
+# small: a second thread costs more time than it saves, and it takes the core from another process.
+NUMPY_CAME_FIRST = "numpy" in sys.modules and "OPENBLAS_NUM_THREADS" not in os.environ
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# What sets the number of threads, in NumPy's wheels since 2.0, in older ones, and in a system's OpenBLAS.
+SET_THREADS = "scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"
 
 PROCESS = 200e6         # bytes that a process takes to decode 12 megapixels, or to train on a shard
 
@@ -105,6 +108,8 @@ def forked(count, life):
 def live(life, rank, pipe, inherited):
     """Runs a worker's life, and reports an exception that ends it to the parent."""
     ignore_stops()
+    if NUMPY_CAME_FIRST:
+        use_one_blas_thread()
     for other in inherited:         # the parent's ends: a copy here would keep the other worker's pipe open
         other.close()
     try:
@@ -112,6 +117,29 @@ def live(life, rank, pipe, inherited):
     except Exception as error:
         with suppress(ConnectionError):         # the parent is gone
             pipe.send(WorkerError(f"a worker process failed: {error!r}"))
+
+
+def use_one_blas_thread():
+    """Does for a worker what OPENBLAS_NUM_THREADS would have done, on Linux.
+
+    A program of one's own may import NumPy before Scene. Each of its workers would have a thread for every
+    core, and the cores would be busy with each other's threads.
+    """
+    for library in blas_libraries():
+        for name in SET_THREADS:
+            with suppress(AttributeError):
+                getattr(library, name)(1)
+
+
+def blas_libraries():
+    """Every OpenBLAS that this process has loaded, as ctypes sees it."""
+    import ctypes  # here, not above: hardly any program needs it
+
+    with open("/proc/self/maps") as maps:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "openblas" in line}
+    for path in paths:
+        with suppress(OSError):
+            yield ctypes.CDLL(path)
 
 
 def receive(pipe, spin=0.0):

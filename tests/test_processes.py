@@ -271,6 +271,27 @@ def test_a_message_is_waited_for_longer_than_the_spin(spin):
         assert receive(pipes[0], spin) == "late"
 
 
+@forks
+@pytest.mark.parametrize("first", ["numpy", "scene.processes"])
+def test_a_worker_has_one_thread_also_if_numpy_is_imported_before_scene(first):
+    code = f"""
+        import {first}
+        import numpy
+        from scene import processes
+
+        def threads(i):
+            return [getattr(library, name.replace("set", "get"))() for library in processes.blas_libraries()
+                    for name in processes.SET_THREADS if hasattr(library, name)]
+
+        processes.cores = lambda: 2
+        print(*processes.parallel_map(threads, range(2)))
+        """
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
+                            env=environment, timeout=60)
+    assert (result.stdout, result.stderr) == ("[1] [1]\n", "")
+
+
 def test_no_worker_needs_no_fork(monkeypatch):
     """As on Windows, which has no fork: training in this process alone works there."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda *_: pytest.fail("there is no fork here"))

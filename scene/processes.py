@@ -10,13 +10,14 @@ Next: chunked.py
 
 import math
 import os
+import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
 
 from scene import memory
 from scene.errors import UserError
-from scene.signals import held_back, ignore_stops
+from scene.signals import STOPS, deferred, ignore_stops
 
 # NumPy's BLAS reads this when it is loaded, so commands import this module first. Our matrix products are
 # small: a second thread costs more time than it saves, and it takes the core from another process.
@@ -87,7 +88,7 @@ def forked(count, life):
     pipes = []
     workers = []
     try:
-        with held_back():                                       # until the new workers ignore them
+        with deferred():                    # until the workers ignore stop signals by themselves
             for rank in range(count):
                 ours, theirs = fork.Pipe()
                 pipes.append(ours)
@@ -97,17 +98,26 @@ def forked(count, life):
                 theirs.close()
         yield pipes, workers
     finally:
-        with held_back():                                       # nothing interrupts the clean-up
-            for pipe in pipes:
-                pipe.close()
-            for worker in workers:
-                worker.kill()                                   # it may be in the middle of its work
-                worker.join()
+        try:
+            with deferred():
+                end(pipes, workers)
+        finally:
+            end(pipes, workers)             # of two signals at once, one comes before `deferred` is ready
+
+
+def end(pipes, workers):
+    """Closes the pipes and kills the workers, which may be in the middle of their work."""
+    for pipe in pipes:
+        pipe.close()
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def live(life, rank, pipe, inherited):
     """Runs a worker's life, and reports an exception that ends it to the parent."""
     ignore_stops()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if NUMPY_CAME_FIRST:
         use_one_blas_thread()
     for other in inherited:         # the parent's ends: a copy here would keep the other worker's pipe open
@@ -122,20 +132,21 @@ def live(life, rank, pipe, inherited):
 def use_one_blas_thread():
     """Does for a worker what OPENBLAS_NUM_THREADS would have done, on Linux.
 
-    A program of one's own may import NumPy before Scene. Each of its workers would have a thread for every
-    core, and the cores would be busy with each other's threads.
+    A program that uses Scene as a library may import NumPy first. Each of its workers would have a thread for
+    every core, and the cores would be busy with each other's threads.
     """
-    for library in blas_libraries():
-        for name in SET_THREADS:
-            with suppress(AttributeError):
-                getattr(library, name)(1)
+    with suppress(OSError):                 # without /proc, workers are only slower
+        for library in blas_libraries():
+            for name in SET_THREADS:
+                with suppress(AttributeError):
+                    getattr(library, name)(1)
 
 
 def blas_libraries():
     """Every OpenBLAS that this process has loaded, as ctypes sees it."""
     import ctypes  # here, not above: hardly any program needs it
 
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", errors="surrogateescape") as maps:
         paths = {line.split(maxsplit=5)[-1].strip() for line in maps if "openblas" in line}
     for path in paths:
         with suppress(OSError):

@@ -47,41 +47,70 @@ def postponed():
     there, so no signal is lost.
     """
     noted = []
+    usual = {number: signal.getsignal(number) for number in STOPS}
 
     def note(number, frame):
         noted.append(number)
-        handlers.close()
+        if len(noted) > 1:
+            signal.signal(number, usual[number])
+            signal.raise_signal(number)
 
-    with replaced(note) as handlers:
+    with replaced(note):
         yield noted
     if noted:
         raise Stopped(noted[0])
 
 
 @contextmanager
-def held_back():
-    """Inside this block stop signals wait: they act after it, when the usual handlers are back.
+def deferred():
+    """Inside this block stop signals wait: they are delivered after it, even if it raises.
 
     For a block that an exception would leave half done, or that runs code which drops exceptions, as Python
-    does around a fork. A process forked in it inherits this, so it does not stop before it ignores signals.
+    does around a fork. A process forked in it has them blocked at first.
     """
     waiting = []
-    with replaced(lambda number, frame: waiting.append(number)):
-        yield
-    for number in waiting:
-        signal.raise_signal(number)
+    try:
+        # Blocking them alone would not do: another thread may get them, and the handlers run in this one.
+        with replaced(lambda number, frame: waiting.append(number)), blocked():
+            yield
+    finally:
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 @contextmanager
 def replaced(handler):
-    """Inside this block `handler` handles STOPS, except ignored ones. Yields what can bring the others back.
+    """Inside this block `handler` handles STOPS, except ignored ones.
 
-    In another thread than the main one nothing is replaced: signals raise nothing there.
+    Outside the main thread this does nothing: Python runs handlers only in the main thread.
     """
-    with ExitStack() as handlers:           # brings all of them back, even if one of them raises Stopped
-        for number in STOPS if threading.current_thread() is threading.main_thread() else ():
-            usual = signal.getsignal(number)
-            if usual not in (signal.SIG_IGN, None):             # None: not set by Python
-                signal.signal(number, handler)
-                handlers.callback(signal.signal, number, usual)
-        yield handlers
+    here = STOPS if threading.current_thread() is threading.main_thread() else ()
+    usual = {number: signal.getsignal(number) for number in here}
+    usual = {number: handler for number, handler in usual.items()
+             if handler not in (signal.SIG_IGN, None)}          # None: not set by Python
+    try:
+        handle(dict.fromkeys(usual, handler))
+        yield
+    finally:
+        handle(usual)
+
+
+def handle(handlers):
+    """Sets all of {number: handler}, also if a signal comes meanwhile."""
+    with blocked(), ExitStack() as stack:
+        for number, handler in handlers.items():
+            stack.callback(signal.signal, number, handler)
+
+
+@contextmanager
+def blocked():
+    """Inside this block the system holds STOPS back from this thread. Does nothing on Windows."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)         # may raise, for a signal just before it
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

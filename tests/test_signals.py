@@ -1,16 +1,17 @@
-import os
+"""scene/signals.py: no stop signal is lost, wherever it comes, and all handlers are restored."""
+
 import signal
 import threading
 
 import pytest
 
-from scene.signals import STOPS, Stopped, held_back, postponed, raise_stopped, stop_on_signals
+from scene.signals import STOPS, Stopped, deferred, postponed, raise_stopped, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
 def handlers():
     """Every test begins with the handlers of a command and must leave them in place."""
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPS}       # ignored under nohup
     stop_on_signals()
     yield
     after = {signal.signal(number, handler) for number, handler in before.items()}
@@ -18,8 +19,9 @@ def handlers():
 
 
 def send(*numbers):
+    """To this thread, which acts at once. One sent to the process may reach another thread first."""
     for number in numbers:
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(threading.get_ident(), number)
 
 
 def test_signals_are_noted_and_the_second_one_works():
@@ -33,30 +35,41 @@ def test_signals_are_noted_and_the_second_one_works():
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_signals_that_are_held_back_act_at_the_end(number):
+def test_signals_that_are_deferred_act_at_the_end(number):
     reached = []
-    with pytest.raises(Stopped) as stopped, held_back():
-        send(number, *STOPS)
+    with pytest.raises(Stopped) as stopped, deferred():
+        send(number, number)
         reached.append(True)
-    assert reached and stopped.value.number == number, "the first one"
+    assert reached and stopped.value.number == number
 
 
-def test_in_a_postponed_block_those_held_back_are_noted():
+def test_of_several_deferred_signals_one_is_raised():
+    with pytest.raises(Stopped), deferred():
+        send(*STOPS)
+
+
+def test_in_a_postponed_block_those_deferred_are_noted():
     with pytest.raises(Stopped), postponed() as noted:
-        with held_back():
+        with deferred():
             send(signal.SIGTERM)
             assert noted == []
         assert noted == [signal.SIGTERM]
 
 
-def test_an_error_in_the_block_goes_on():
-    with pytest.raises(ValueError, match="mine"), held_back():
-        raise ValueError("mine")
-    with pytest.raises(ValueError, match="mine"), postponed():
+@pytest.mark.parametrize("block", [deferred, postponed])
+def test_an_error_in_the_block_goes_on(block):
+    with pytest.raises(ValueError, match="mine"), block():
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize("block", [held_back, postponed])
+def test_a_deferred_signal_is_delivered_though_the_block_raises():
+    with pytest.raises(Stopped) as stopped, deferred():
+        send(signal.SIGTERM)
+        raise OSError("no memory for a fork")
+    assert isinstance(stopped.value.__context__, OSError)
+
+
+@pytest.mark.parametrize("block", [deferred, postponed])
 def test_a_signal_that_is_ignored_stays_ignored(block):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop_on_signals()
@@ -65,19 +78,42 @@ def test_a_signal_that_is_ignored_stays_ignored(block):
     assert signal.signal(signal.SIGHUP, raise_stopped) == signal.SIG_IGN
 
 
-@pytest.mark.parametrize("block", [held_back, postponed])
-def test_all_handlers_come_back_if_a_signal_stops_the_first_one(block, monkeypatch):
-    restore = signal.signal
+@pytest.mark.parametrize("block", [deferred, postponed])
+@pytest.mark.parametrize("moment", range(2 * len(STOPS)))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_while_handlers_are_replaced_or_restored_is_not_lost(block, moment, when, monkeypatch):
+    """The calls of signal.signal, one for each handler to replace and to restore, are the moments."""
+    change = signal.signal
+    calls = []
 
     def interrupted(number, handler):
-        restore(number, handler)
-        if handler is raise_stopped:
-            signal.raise_signal(number)
+        calls.append(number)
+        if len(calls) - 1 == moment and when == "before":
+            send(number)
+        change(number, handler)
+        if len(calls) - 1 == moment and when == "after":
+            send(number)
 
     monkeypatch.setattr(signal, "signal", interrupted)
     with pytest.raises(Stopped), block():
         pass
-    monkeypatch.undo()
+
+
+def test_after_a_second_signal_the_others_are_still_handled():
+    with pytest.raises(Stopped), postponed() as noted:
+        send(signal.SIGTERM)
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                send(signal.SIGINT)
+    assert noted == [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("block", [deferred, postponed])
+def test_without_signal_masks_as_on_windows(block, monkeypatch):
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with pytest.raises(Stopped) as stopped, block():
+        send(signal.SIGINT)
+    assert stopped.value.number == signal.SIGINT
 
 
 def test_in_other_threads_nothing_changes():
@@ -86,7 +122,7 @@ def test_in_other_threads_nothing_changes():
 
     def work():
         try:
-            with held_back(), postponed():
+            with deferred(), postponed():
                 assert signal.getsignal(signal.SIGINT) == raise_stopped
         except Exception as error:
             failures.append(error)

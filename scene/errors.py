@@ -17,7 +17,6 @@ import re
 import sys
 
 from scene import memory
-from scene.signals import Stopped, stop_on_signals
 
 # Control characters, ends of lines, surrogates, and what turns the direction of the text that follows.
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,8 +67,10 @@ def explain(error):
 
 def run(work, *arguments):
     """Calls work(*arguments) and returns the exit code of the command: work's own, 0, or the error's."""
+    from scene import signals  # here, not above: the function in AWS Lambda needs none of it
+
     prepare_streams()
-    stop_on_signals()
+    signals.stop_on_signals()
     code = call(work, arguments)
     sys.stderr.flush()
     try:
@@ -82,6 +83,8 @@ def run(work, *arguments):
 
 def call(work, arguments):
     """Calls work(*arguments), says what went wrong, and returns the exit code."""
+    from scene.signals import Stopped  # as above
+
     try:
         return work(*arguments) or 0
     except UserError as error:

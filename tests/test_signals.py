@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from scene.signals import STOPS, Stopped, deferred, postponed, raise_stopped, stop_on_signals
+from scene.signals import STOPS, Stopped, deferred, ignore_stops, postponed, raise_stopped, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,24 @@ def test_in_a_postponed_block_those_deferred_are_noted():
             send(signal.SIGTERM)
             assert noted == []
         assert noted == [signal.SIGTERM]
+
+
+def masked():
+    return set(STOPS) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_deferred_signals_are_blocked_too():
+    """A process forked in the block by any thread does not get them."""
+    with deferred():
+        assert masked() == set(STOPS)
+    assert masked() == set()
+
+
+def test_a_worker_ignores_them():
+    ignore_stops()
+    assert {signal.getsignal(number) for number in STOPS} == {signal.SIG_IGN}
+    for number in STOPS:
+        signal.signal(number, raise_stopped)
 
 
 @pytest.mark.parametrize("block", [deferred, postponed])

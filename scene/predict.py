@@ -20,6 +20,7 @@ from scene.errors import UserError, explain, printable
 from scene.models import DEFAULT_MODE
 from scene.photos.decode import PhotoError, read
 from scene.photos.gather import Inputs
+from scene.photos.hints import in_words
 from scene.photos.journal import read as read_journal
 from scene.photos.journal import roots_of
 from scene.photos.sort import AlreadyThere, LeftInPlace, rehearse, sorting
@@ -76,7 +77,7 @@ def conclude(summary, inputs, sorter, options):
     if options.csv:
         summary.say(f"The table is {shown(options.csv)}.")
     if inputs.passed_over:
-        summary.say(f"Passed over in the folders: {inputs.describe_passed_over()}.")
+        summary.say(f"Passed over in the folders: {in_words(inputs.passed_over)}.")
     summary.say(next_step(options, sorter))
 
 

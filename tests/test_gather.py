@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scene.photos.gather import Inputs
+from scene.photos.hints import in_words
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_folders_are_searched_in_the_order_of_names(folder):
     inputs = Inputs(["p"])
     assert inputs.photos() == ["p/B.heic", "p/a.png", "p/b/10.JPG", "p/b/2.jpg", "p/c.webp", "p/d/e/f.jpeg"]
     assert inputs.passed_over == {"hidden": 3, ".mp4": 1, "no suffix": 1} and not inputs.problems
-    assert inputs.describe_passed_over() == "1 .mp4 file, 3 hidden files, 1 no suffix file"
+    assert in_words(inputs.passed_over) == "1 .mp4 file, 3 hidden files, 1 file without a suffix"
 
 
 def test_the_order_is_that_of_the_arguments_and_no_photo_comes_twice(folder):
@@ -119,3 +120,10 @@ def test_a_folder_without_photos_is_empty(folder):
     empty = Inputs(["p/empty"])
     assert (empty.photos(), empty.empty) == ([], ["p/empty"])
     assert inputs.photos() == ["p/.cache/x.jpg", "p/d/e/f.jpeg", "p/none"] and inputs.empty == []
+
+
+def test_what_was_passed_over_is_counted_in_words():
+    found = {"link": 1, "folder": 2, "hidden": 1, "no suffix": 3, ".txt": 1, ".\x1b": 2}
+    assert in_words(found) == (
+        r"2 .\x1b files, 1 .txt file, 2 folders, 1 hidden file, 1 link, 3 files without a suffix")
+    assert in_words({"link": 2, "folder": 1, "no suffix": 1}) == "1 folder, 2 links, 1 file without a suffix"

@@ -339,7 +339,7 @@ def test_what_is_found_and_passed_over_is_said_before_what_is_wrong(data):
     found, messages = refused(data, nothing_usable)
     assert found == [
         "train: 6 photos of 2 classes: dark 0, light 6",
-        r"  passed over: 1 .\x1b[31m, 6 .heic",
+        r"  passed over: 1 .\x1b[31m file, 6 .heic files",
         "test: 0 photos of 0 classes: none",
     ]
     assert messages == [

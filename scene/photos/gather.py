@@ -9,8 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from scene.errors import printable
-from scene.photos.hints import FORMATS, SUFFIXES, count, suffix_of
+from scene.photos.hints import FORMATS, SUFFIXES, suffix_of
 
 # All are tried, so that a picture in a format that Scene does not read is listed with the reason.
 PICTURES = {suffix for suffixes in [*SUFFIXES.values(), *FORMATS.values()] for suffix in suffixes}
@@ -88,11 +87,6 @@ class Inputs:
         except OSError as error:
             self.problems.append((folder, f"cannot be read: {error.strerror}"))
             return []
-
-    def describe_passed_over(self) -> str:
-        """What was left out in the folders: "2 hidden files, 3 .txt files"."""
-        return ", ".join(count(number, f"{printable(kind)} file" if kind != "link" else "link")
-                         for kind, number in sorted(self.passed_over.items()))
 
 
 def expand(argument: str) -> list[str]:

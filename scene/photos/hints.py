@@ -7,6 +7,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+from scene.errors import printable
+
 SUFFIXES = {                # of the photos that Scene reads, by format
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
@@ -35,6 +37,14 @@ def suffix_of(path: str) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun: "1 photo", "2 photos"."""
     return f"1 {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def in_words(passed_over: Counter) -> str:
+    """What was passed over: "1 .mp4 file, 2 folders, 3 hidden files"."""
+    nouns = {"folder": ("folder", ""), "link": ("link", ""),
+             "no suffix": ("file without a suffix", "files without a suffix")}
+    return ", ".join(count(number, *nouns.get(kind, (f"{printable(kind)} file", "")))
+                     for kind, number in sorted(passed_over.items()))
 
 
 def to_export(passed_over: Counter) -> Iterator[str]:

@@ -10,7 +10,7 @@ from scene import memory
 from scene.errors import UserError, printable
 from scene.photos import folder, split
 from scene.photos.findings import table
-from scene.photos.hints import count
+from scene.photos.hints import count, in_words
 
 LEAST_SIZE = 8              # pixels a side of a decoded photo
 MANY_CLASSES = 20           # of more, not every number of photos is printed
@@ -109,8 +109,7 @@ def say_listings(listings):
         print(f"{printable(listing.folder)}: {count(len(listing.paths), 'photo')} of "
               f"{count(len(counts), 'class', 'classes')}: {describe_counts(counts)}")
         if listing.passed_over:
-            kinds = [f"{number} {printable(kind)}" for kind, number in sorted(listing.passed_over.items())]
-            print(f"  passed over: {', '.join(kinds)}")
+            print(f"  passed over: {in_words(listing.passed_over)}")
     sys.stdout.flush()
 
 

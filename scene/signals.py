@@ -66,7 +66,7 @@ def deferred():
     """Inside this block stop signals wait: they are delivered after it, even if it raises.
 
     For a block that an exception would leave half done, or that runs code which drops exceptions, as Python
-    does around a fork. A process forked in it has them blocked at first.
+    does around a fork. In a process that is forked in it, they are blocked until it unblocks them.
     """
     waiting = []
     try:
@@ -85,9 +85,8 @@ def replaced(handler):
     Outside the main thread this does nothing: Python runs handlers only in the main thread.
     """
     here = STOPS if threading.current_thread() is threading.main_thread() else ()
-    usual = {number: signal.getsignal(number) for number in here}
-    usual = {number: handler for number, handler in usual.items()
-             if handler not in (signal.SIG_IGN, None)}          # None: not set by Python
+    usual = {number: before for number in here
+             if (before := signal.getsignal(number)) not in (signal.SIG_IGN, None)}     # None: not Python's
     try:
         handle(dict.fromkeys(usual, handler))
         yield

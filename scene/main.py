@@ -22,6 +22,7 @@ from scene import errors, files, processes
 from scene.answer import calibration, metrics, modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.errors import UserError, listed, printable
+from scene.learn.distill import soften
 from scene.learn.output import Output
 from scene.learn.run import keep_out, resumable, train_and_save
 from scene.learn.teacher import OWN, choose
@@ -64,7 +65,8 @@ def train_together(options, output, started):
         else:
             choose(options, folder.scan(options.train).average)
             photos, *_ = load_photos(options)
-            options.cluster.follow(photos if options.held_out else keep_out(photos, options)[0])
+            photos = photos if options.held_out else keep_out(photos, options)[0]
+            options.cluster.follow(soften(photos, options)[0])
 
 
 def test_model(options, output, started):
@@ -95,10 +97,11 @@ def train_and_test(options, output, started):
               f"{shown(output.split)}", flush=True)
     with resumable(output, "continues from the last checkpoint"):
         train_photos, held = keep_out(train_photos, options)
+        train_photos, distilled = soften(train_photos, options)
         if options.cluster:
             options.cluster.compare(train_photos)
         classifier, about, out_of_fold = train_and_save(
-            train_photos, held, held or test_photos, teacher, options, output)
+            train_photos, held, held or test_photos, teacher, distilled, options, output)
     with resumable(output, "goes straight to the test"):
         report, features = test(classifier, output.model, test_photos, findings, about)
         report = about | report

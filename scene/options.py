@@ -26,8 +26,8 @@ exit codes:
   130  stopped by Ctrl-C; 143 by SIGTERM, 129 by a closed terminal
 """
 OF_TRAINING = ("epochs", "minutes", "batch_size", "learning_rate", "image_size", "loss", "error", "seed",
-               "widths", "terms", "held_out", "test_share", "split", "folds", "start_from", "from_scratch",
-               "head_only", "resume")
+               "widths", "distill", "terms", "held_out", "test_share", "split", "folds", "start_from",
+               "from_scratch", "head_only", "resume")
 
 
 def parse(arguments):
@@ -46,6 +46,8 @@ def parse(arguments):
     check_folders(options, parser.error)
     if options.head_only and options.from_scratch:
         parser.error("--head-only needs a trained model to start from: leave --from-scratch out")
+    if options.distill and (options.head_only or options.loss):
+        parser.error("--distill has its own loss, for all layers: leave --head-only and --loss out")
     if options.widths and not MODES[options.mode].widths:
         parser.error(f"{options.mode} has no widths to choose: leave --widths out")
     given = [name for name in OF_TRAINING if getattr(options, name) is not None]
@@ -87,6 +89,9 @@ def add_training(add):
     add("--widths", type=widths, metavar="N,N,…",
         help="channels of a CNN's stages, or units of an FCNN's hidden layers (default: "
         f"{default_widths()}). A wider network learns more from many photos, and takes longer")
+    add("--distill", metavar="PATH", action="append",
+        help="learn from the answers of this model, too, which knows the same classes. Repeat the option for "
+        "several models")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--error", type=number(float, 0.001, 0.999), metavar="SHARE",
         help=f"the share of wrong answers to promise among the sure ones (default: {PROMISE})")
@@ -136,6 +141,9 @@ def check_folders(options, refuse):
         refuse("--split says which photos to test on: leave --test-share out")
     if options.held_out and options.folds:
         refuse("--folds already fits the calibration: leave --held-out out")
+    if options.distill and options.folds:
+        refuse("--folds would test on photos that the models of --distill may have been trained on: leave "
+               "one of the two out")
     if options.cache and options.no_cache:
         refuse("--cache and --no-cache exclude each other: leave one of them out")
     if options.epochs and options.minutes:

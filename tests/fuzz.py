@@ -32,6 +32,7 @@ CLASSES = ["sea", "meadow"]
 OPTIONAL = {
     "terms": "For research only.",
     "started_from": {"sha256": "5ea" * 21 + "5", "terms": ""},
+    "distilled_from": [{"sha256": "7ea" * 21 + "7", "terms": "For my aunt."}],
     "calibration": {"temperature": np.float32([1.5]), "shift": np.float32([[0.25, -0.25, 0.5], [0, 1, 2]])},
 }
 
@@ -366,9 +367,11 @@ BAD_SOURCES = [None, 0, "", [], {}, {"sha256": ""}, {"terms": ""}, {"sha256": No
 
 
 def lie_about_terms(data, random):
-    """The terms of use, or the model that the training started from, are wrong or missing."""
-    name, bad = random.choice([("terms", BAD_TERMS), ("started_from", BAD_SOURCES)])
-    other = {"terms": "Free for all.", "started_from": {"sha256": "", "terms": ""}}[name]
+    """The terms of use, or the models that helped with the training, are wrong or missing."""
+    name, bad = random.choice([("terms", BAD_TERMS), ("started_from", BAD_SOURCES),
+                               ("distilled_from", BAD_SOURCES[:3] + [[source] for source in BAD_SOURCES])])
+    source = {"sha256": "", "terms": ""}
+    other = {"terms": "Free for all.", "started_from": source, "distilled_from": [source, source]}[name]
     what = random.choice(["bad", "other", "missing"])
 
     def change(card, arrays):

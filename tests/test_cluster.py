@@ -113,8 +113,10 @@ def test_any_number_of_processes_computes_the_bytes_of_one(data, tmp_path):
 
 
 def test_folds_and_few_photos_are_trained_together_too(data, tmp_path):
-    """A training for each fold, each of other photos, and a batch that is a single shard."""
-    for options in (["--folds", 2], ["--batch-size", 15]):
+    """A training for each fold, each of other photos, soft labels, and a batch that is a single shard."""
+    train_alone(data, tmp_path)
+    os.rename(tmp_path / "alone/model_FCNN", tmp_path / "teacher")
+    for options in (["--folds", 2], ["--batch-size", 15], ["--distill", tmp_path / "teacher"]):
         shutil.rmtree(tmp_path / "2", ignore_errors=True)
         shutil.rmtree(tmp_path / "alone", ignore_errors=True)
         assert together(data, tmp_path, 2, *options)[1] == train_alone(data, tmp_path, *options)

@@ -17,6 +17,7 @@ and tensors. The card:
     fit, mirror         how a photo is fitted to the square, and whether its mirror image is predicted, too
     terms               optional: the terms of use of the model
     started_from        optional: {"sha256", "terms"} of the model that its training started from
+    distilled_from      optional: a list of such entries, of the models that gave its photos soft labels
 
 Nothing in the file depends on the day or the machine: the same model gives the same bytes. Format 1, of Scene
 1.0 to 1.4, has the classes in its card but does not list the layers, which are in format1.py.
@@ -44,8 +45,8 @@ from scene.version import VERSION
 
 FORMAT = 2
 CARD = {"mode": str, "architecture": dict, "layers": list, "fit": str, "mirror": bool}
-OPTIONAL = {"terms": str, "started_from": dict}
-STARTED_FROM = {"sha256": str, "terms": str}
+OPTIONAL = {"terms": str, "started_from": dict, "distilled_from": list}
+SOURCE = {"sha256": str, "terms": str}
 CARD_1 = {"mode": str, "classes": list, "architecture": dict, "fit": str, "mirror": bool}
 CALIBRATION = "calibration."
 FIT = "stretch"             # the only way in which photos.decode fits a photo to the square
@@ -94,7 +95,7 @@ def short_name(data: bytes) -> str:
 
 
 def describe_source(data: bytes, card: dict) -> dict:
-    """The entry `started_from` for the card of a model whose training starts from this model file."""
+    """The entry of this model file in the card of a model that was trained with its help."""
     return {"sha256": hash_of(data), "terms": card.get("terms", "")}
 
 
@@ -195,10 +196,11 @@ def check_types(card, number):
         raise ModelFileError("its card is incomplete")
     if not all(type(layer) is str for layer in card.get("layers", ())):
         raise ModelFileError("its list of layers is damaged")
-    if "started_from" in card and not has_types(card["started_from"], STARTED_FROM):
-        raise ModelFileError("its card has a damaged started_from entry")
-    for terms in card.get("terms", ""), card.get("started_from", {}).get("terms", ""):
-        if not all(map(is_printable, terms.split("\n"))):
+    sources = card.get("distilled_from", []) + [card[name] for name in ["started_from"] if name in card]
+    if not all(has_types(source, SOURCE) for source in sources):
+        raise ModelFileError("its card has a damaged entry of a model that it was trained with")
+    for entry in card, *sources:
+        if not all(map(is_printable, entry.get("terms", "").split("\n"))):
             raise ModelFileError("its terms hold characters that cannot be shown")
 
 

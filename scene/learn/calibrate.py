@@ -47,9 +47,10 @@ def hold_out(photos, seed):
 def subset(photos, chosen):
     """The chosen photos, without a copy of their pixels.   chosen: a mask (N,)."""
     paths = [path for path, keep in zip(photos.paths, chosen, strict=True) if keep]
-    groups, hashes = (each if each is None else each[chosen] for each in (photos.groups, photos.hashes))
+    groups, hashes, soft = (each if each is None else each[chosen]
+                            for each in (photos.groups, photos.hashes, photos.soft))
     return replace(photos, pixels=Rows(photos.pixels, chosen), labels=photos.labels[chosen], paths=paths,
-                   groups=groups, hashes=hashes)
+                   groups=groups, hashes=hashes, soft=soft)
 
 
 def draw(labels, seed, groups=None):

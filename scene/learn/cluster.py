@@ -91,7 +91,8 @@ class Cluster(Peers):
         set_precision(network, settings.precision)
         plan = make_plan(len(photos.labels), settings)
         pixels, labels = Rows(photos.pixels).to_torch(), torch.from_numpy(photos.labels)
-        learn = make_learner(network, pixels, labels, settings, plan)
+        soft = None if photos.soft is None else torch.from_numpy(photos.soft)
+        learn = make_learner(network, pixels, labels, settings, plan, soft)
         Together(network, learn, plan.shards, self, -(-len(labels) // plan.batches)).serve()
 
 

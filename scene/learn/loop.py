@@ -13,7 +13,7 @@ from scene.learn.optim import Muon, one_cycle
 from scene.learn.precision import set_precision
 from scene.learn.progress import Progress, check_answers
 from scene.learn.recalibrate import recalibrate
-from scene.learn.recipe import any_size, crop_at, make_plan
+from scene.learn.recipe import DISTILLATION, SMOOTHING, any_size, crop_at, make_plan
 from scene.learn.shallow import inside_bodies, set_body_scale, without_bodies
 from scene.learn.team import make_team
 from scene.learn.watch import make_watch
@@ -22,15 +22,18 @@ from scene.nn.arrays import adopt
 from scene.nn.loss import CrossEntropy, MeanSquaredError
 from scene.signals import postponed
 
-LOSSES = {"cross-entropy": lambda: CrossEntropy(smoothing=0.1), "mse": MeanSquaredError}
+LOSSES = {"cross-entropy": lambda: CrossEntropy(SMOOTHING), "mse": MeanSquaredError,
+          DISTILLATION: CrossEntropy}
 
 
-def train(network, pixels, labels, settings, source=None, checkpoint=None, held_out=None, team=make_team):
+def train(network, pixels, labels, settings, source=None, checkpoint=None, held_out=None, team=make_team,
+          soft=None):
     """Trains a network in place, from random weights or from those of `source`, a network of the same layers.
 
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
     is one, and saves now and then. held_out: pixels and labels of photos on which it is only measured.
     team: makes what computes the gradients, on one machine (team.py) or several (cluster.py).
+    soft: float (N, K), soft labels (distill.py), with which the loss compares then.
     Returns [loss, training accuracy] of each epoch, and these two on photos held out if there are any. Raises
     NetworkError, Diverged, or Stopped when a signal ends it.
     """
@@ -39,7 +42,7 @@ def train(network, pixels, labels, settings, source=None, checkpoint=None, held_
     generator = start(network, pixels, settings, source)
     set_precision(network, settings.precision)
     plan = make_plan(len(labels), settings)
-    learn = make_learner(network, pixels, labels, settings, plan)
+    learn = make_learner(network, pixels, labels, settings, plan, soft)
     watch = make_watch(network, LOSSES[settings.loss](), held_out, settings, plan.steps)
     bodies = inside_bodies(network)
 
@@ -88,10 +91,11 @@ def prepare():
     tune_malloc(mmap_threshold=32 << 20, trim_threshold=1 << 30)        # the next step needs the memory again
 
 
-def make_learner(network, pixels, labels, settings, plan):
+def make_learner(network, pixels, labels, settings, plan, soft=None):
     """The function that takes one shard of photos through the network, forward and backward."""
     loss = LOSSES[settings.loss]()
     shallow = without_bodies(network)
+    targets = labels if soft is None else soft
 
     def learn(step, photos, randomness):
         net = shallow if step < plan.opening else network
@@ -101,7 +105,7 @@ def make_learner(network, pixels, labels, settings, plan):
         """photos: (n,) indices. Fills network.grads, and returns the sums of loss and right answers."""
         x = augment(pixels.index_select(0, photos), size, area, settings.grey, randomness)
         logits = net.forward(x, training=True)
-        value = loss.forward(logits, labels[photos])
+        value = loss.forward(logits, targets[photos])
         net.backward(loss.backward())
         return value * len(photos), (logits.argmax(1) == labels[photos]).sum()
 

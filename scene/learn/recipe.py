@@ -18,6 +18,9 @@ FINE_TUNING_RATE = 0.6      # the share of the learning rate for one, with TYPIC
 MOST_SHARDS = 16            # each has its own copy of the gradients
 UNEVEN = 2                  # times as many photos in one class as in another: see tests/bench/README.md
 PRECISIONS = "float32", "bfloat16"
+SMOOTHING = 0.1             # of labels, for the cross-entropy
+DISTILLATION = "distillation"       # the loss that compares with soft labels (distill.py)
+DISTILLATION_CROPS = 0.7    # of a network that starts from a trained one: smaller by this factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Settings:
     norm_rate: float
 
 
-def defaults(mode, photos, trained=False):
+def defaults(mode, photos, trained=False, distilled=False):
     """The settings for a mode, an entry of models.MODES, and a number of photos, as {name: value}.
 
     If the mode has few_photos, a sixteenth as many photos are each seen twice as often. That still makes far
@@ -51,6 +54,7 @@ def defaults(mode, photos, trained=False):
 
     trained: whether it starts from a trained network and its new head. Few photos could only spoil what that
     has learned from many, so fewer photos mean smaller steps here, and the crops are large from the start.
+    distilled: whether it learns from soft labels, too. It then learns less by heart, and bears smaller crops.
     """
     few = (TYPICAL_PHOTOS / photos) ** 0.25 if mode.few_photos else 1
     rate = min(max(MOST_LEARNING_RATE, mode.learning_rate), round(mode.learning_rate * few, 3))
@@ -69,6 +73,10 @@ def defaults(mode, photos, trained=False):
         rate = mode.learning_rate * FINE_TUNING_RATE * min(1, photos / TYPICAL_PHOTOS) ** 0.5
         settings |= {"epochs": FINE_TUNING_EPOCHS, "learning_rate": round(rate, 4), "small_start": False,
                      "crop_growth": mode.crop_growth}
+    if distilled:
+        settings["loss"] = DISTILLATION
+        if trained:
+            settings["crop_area"] = DISTILLATION_CROPS * mode.crop_area
     return settings
 
 
@@ -96,11 +104,17 @@ FINE_TUNING_STAGES = (
     Stage(until=0.5, side=4 / 5, grown=0.5),
     Stage(until=1.0, side=1, grown=1.0),
 )
+DISTILLATION_STAGES = (
+    Stage(until=0.6, side=4 / 5, grown=0.0),
+    Stage(until=1.0, side=1, grown=0.6),
+)
 
 
 def stages_for(settings):
     """The stages of a run, one after the other."""
-    return STAGES if settings.small_start else FINE_TUNING_STAGES
+    if settings.small_start:
+        return STAGES
+    return DISTILLATION_STAGES if settings.loss == DISTILLATION else FINE_TUNING_STAGES
 
 
 def stage_at(t, settings):

@@ -40,10 +40,11 @@ def keep_out(photos, options):
     return photos, held
 
 
-def train_and_save(photos, held, watched, teacher, options, output):
+def train_and_save(photos, held, watched, teacher, distilled, options, output):
     """Trains a network and writes its model file: -> the Classifier in that file, how it was made, and folds.
 
-    held: Photos that it is calibrated on, or None. watched: Photos for the learning curves, or None. With
+    held: Photos that it is calibrated on, or None. watched: Photos for the learning curves, or None.
+    distilled: entries for its card of the models that gave the photos soft labels (distill.py). With
     --folds, answers to all photos come first, by networks of which each was not trained on its photos:
     "cross_validation", and their probabilities (N, K) are returned, too, or else None. If the model is
     already there, written by the same run, nothing is trained.
@@ -54,11 +55,12 @@ def train_and_save(photos, held, watched, teacher, options, output):
 
     network = make_network(options, len(photos.classes), teacher)
     about = {"started_from": teacher.started_from} if teacher else {}
+    about |= {"distilled_from": distilled} if distilled else {}
     about |= {"terms": options.terms} if options.terms else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
     if options.precision == "auto":
         options.precision = fastest(options.device)
-    settings = make_settings(options, photos.labels, trained=bool(teacher))
+    settings = make_settings(options, photos.labels, trained=bool(teacher), distilled=bool(distilled))
     check_network(network, card, settings)
     if options.minutes and not options.head_only:
         spare = make_network(options, len(photos.classes), teacher)
@@ -98,6 +100,8 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     Without epochs, the head is all. watched: Photos on which the network is only measured, after each epoch.
     Returns the trained network, and its history.
     """
+    import torch
+
     from scene.learn.head import with_head
     from scene.learn.loop import train
 
@@ -112,7 +116,8 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     pixels, labels = in_torch(photos, options.device)
     held_out = watched and in_torch(watched)
     team = choose_team(network, photos, settings, options)
-    return network, train(network, pixels, labels, settings, source, checkpoint, held_out, team)
+    soft = photos.soft if photos.soft is None else torch.from_numpy(photos.soft).to(options.device)
+    return network, train(network, pixels, labels, settings, source, checkpoint, held_out, team, soft)
 
 
 def choose_team(network, photos, settings, options):
@@ -282,9 +287,9 @@ def check_network(network, card, settings):
                            f"read back: {error}.") from error
 
 
-def make_settings(options, labels, trained):
+def make_settings(options, labels, trained, distilled):
     """The settings of a run: the options that are given, and the defaults for the others."""
-    settings = recipe.defaults(MODES[options.mode], len(labels), trained)
+    settings = recipe.defaults(MODES[options.mode], len(labels), trained, distilled)
     settings["balanced"] = recipe.is_uneven(np.unique(labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}

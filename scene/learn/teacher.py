@@ -4,7 +4,7 @@ Its network keeps all layers but the last, which is solved for the new classes (
 from the result: head first, then all layers, since gradients of a random head would spoil good features.
 
 Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution (2022).
-Next: head.py
+Next: distill.py
 """
 
 from __future__ import annotations
@@ -75,14 +75,20 @@ def open_teacher(path, mode):
         if mode not in PRETRAINED:
             raise UserError(f"Scene has no pretrained model of mode {mode}: name a model file to start from.")
         path = PRETRAINED[mode]
+    network, card, source = read_model(path)
+    modelfile.check_mode(path, card["mode"], mode)
+    return Teacher(path, network, source)
+
+
+def read_model(path):
+    """The network and card of a model file, and its entry for the card of a model trained with its help."""
     with open(path, "rb") as file:
         data = file.read()
     with modelfile.named(path):
         network, card = modelfile.load(data)
-    modelfile.check_mode(path, card["mode"], mode)
     if path in PRETRAINED.values():
         card = {"terms": OWN_TERMS} | card
-    return Teacher(path, network, modelfile.describe_source(data, card))
+    return network, card, modelfile.describe_source(data, card)
 
 
 def describe(teacher, photos=None):

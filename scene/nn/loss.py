@@ -1,7 +1,8 @@
 """The loss: one number for how wrong the network is, and the gradient where the backward pass starts.
 
 A loss takes logits z: (N, K), one score for each of K classes, and labels: (N,), the index of each photo's
-class. `forward` returns L, the mean over the photos. `backward` returns dz = ∂L/∂z.
+class, or soft labels: (N, K), a probability of each class. `forward` returns L, the mean over the photos.
+`backward` returns dz = ∂L/∂z.
 
 Next: layer.py
 """
@@ -27,8 +28,8 @@ def softmax(z):
 
 
 def one_hot(labels, z):
-    """t: (N, K), 1 in the column of each photo's class, else 0."""
-    return z.new_zeros(z.shape).scatter_(1, labels[:, None], 1)
+    """t: (N, K), 1 in the column of each photo's class, else 0. Soft labels are t already."""
+    return labels if labels.ndim == 2 else z.new_zeros(z.shape).scatter_(1, labels[:, None], 1)
 
 
 class CrossEntropy:

@@ -71,6 +71,7 @@ class Photos:
 
     hashes: (N, 32) uint8, the SHA-256 of each photo's pixels.
     groups: (N,) int64, equal for photos that belong together: copies, near-copies and bursts.
+    soft: (N, K) float32, soft labels, a probability of each class (learn/distill.py).
     """
 
     pixels: np.ndarray | Rows
@@ -79,6 +80,7 @@ class Photos:
     classes: list[str]
     groups: np.ndarray | None = None
     hashes: np.ndarray | None = None
+    soft: np.ndarray | None = None
 
 
 # Names

@@ -12,28 +12,30 @@ from tests.strategies import seeds
 photos, classes = st.integers(1, 9), st.integers(2, 12)
 
 
-def assert_same(loss, reference, n, k, seed):
+def assert_same(loss, reference, n, k, seed, soft=False):
     z = (oracle.numbers((n, k), seed) * 3).requires_grad_()
     labels = torch.randint(k, (n,), generator=torch.Generator().manual_seed(seed))
+    if soft:
+        labels = oracle.numbers((n, k), seed + 1).softmax(1)
     value = reference(z, labels)
     torch.testing.assert_close(loss.forward(z.detach(), labels), value.detach())
     torch.testing.assert_close(loss.backward(), torch.autograd.grad(value, z)[0])
 
 
-@given(photos, classes, st.sampled_from([0.0, 0.1, 0.5]), seeds)
-def test_cross_entropy_is_that_of_torch(n, k, smoothing, seed):
+@given(photos, classes, st.sampled_from([0.0, 0.1, 0.5]), seeds, st.booleans())
+def test_cross_entropy_is_that_of_torch(n, k, smoothing, seed, soft):
     def reference(z, t):
         return F.cross_entropy(z, t, label_smoothing=smoothing)
 
-    assert_same(CrossEntropy(smoothing), reference, n, k, seed)
+    assert_same(CrossEntropy(smoothing), reference, n, k, seed, soft)
 
 
-@given(photos, classes, seeds)
-def test_mean_squared_error_is_that_of_torch(n, k, seed):
+@given(photos, classes, seeds, st.booleans())
+def test_mean_squared_error_is_that_of_torch(n, k, seed, soft):
     def reference(z, t):        # torch.nn's mean is over N·K numbers, ours over N photos
-        return k * F.mse_loss(z.softmax(1), F.one_hot(t, k).to(z))
+        return k * F.mse_loss(z.softmax(1), t if soft else F.one_hot(t, k).to(z))
 
-    assert_same(MeanSquaredError(), reference, n, k, seed)
+    assert_same(MeanSquaredError(), reference, n, k, seed, soft)
 
 
 @given(photos, classes, seeds)

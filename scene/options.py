@@ -85,7 +85,8 @@ def add_training(add):
     add("--learning-rate", type=number(float, 1e-9),
         help=f"the highest rate (default: {default('learning_rate')}, or less from a trained model)")
     add("--image-size", type=number(int, sets.LEAST_SIZE, 512), metavar="N",
-        help=f"photos are resized to NxN pixels (default: {default('image_size')})")
+        help=f"photos are resized to NxN pixels (default: {default('image_size')}, or as the model to start "
+        "from has it)")
     add("--widths", type=widths, metavar="N,N,…",
         help="channels of a CNN's stages, or units of an FCNN's hidden layers (default: "
         f"{default_widths()}). A wider network learns more from many photos, and takes longer")

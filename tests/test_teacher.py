@@ -30,7 +30,7 @@ def options(**changes):
     return Namespace(**usual | changes)
 
 
-SIZE = CNN(2).image_size
+SIZE = Classifier.open(PRETRAINED["CNN"]).image_size
 
 
 @pytest.mark.parametrize("changes, count, starts", [
@@ -53,7 +53,8 @@ def test_training_starts_from_scenes_own_model_where_that_helps_or_is_asked_for(
     chosen = options(**changes)
     teacher = choose(chosen, count)
     assert bool(teacher) == starts
-    assert chosen.image_size == (changes.get("image_size") or MODES[chosen.mode].image_size)
+    source = teacher.network if starts else MODES[chosen.mode]
+    assert chosen.image_size == (changes.get("image_size") or source.image_size)
     if starts:
         assert teacher.path == PRETRAINED[chosen.mode]
 

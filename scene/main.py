@@ -22,7 +22,7 @@ from scene import errors, files, processes
 from scene.answer import calibration, metrics, modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.errors import UserError, listed, printable
-from scene.learn.distill import soften
+from scene.learn.distill import open_models, soften
 from scene.learn.output import Output
 from scene.learn.run import keep_out, resumable, train_and_save
 from scene.learn.teacher import OWN, choose
@@ -66,7 +66,7 @@ def train_together(options, output, started):
             choose(options, folder.scan(options.train).average)
             photos, *_ = load_photos(options)
             photos = photos if options.held_out else keep_out(photos, options)[0]
-            options.cluster.follow(soften(photos, options)[0])
+            options.cluster.follow(soften(photos, open_models(options), options))
 
 
 def test_model(options, output, started):
@@ -90,6 +90,7 @@ def train_and_test(options, output, started):
     """Trains, saves and tests a network. The checkpoint stays until all other files are written."""
     resumed = options.resume and os.path.exists(output.checkpoint)
     teacher = choose(options, folder.scan(options.train).average)
+    models = open_models(options)
     train_photos, test_photos, findings, division = load_photos(options)
     if division:
         files.write(output.split, division)
@@ -97,11 +98,11 @@ def train_and_test(options, output, started):
               f"{shown(output.split)}", flush=True)
     with resumable(output, "continues from the last checkpoint"):
         train_photos, held = keep_out(train_photos, options)
-        train_photos, distilled = soften(train_photos, options)
+        train_photos = soften(train_photos, models, options)
         if options.cluster:
             options.cluster.compare(train_photos)
         classifier, about, out_of_fold = train_and_save(
-            train_photos, held, held or test_photos, teacher, distilled, options, output)
+            train_photos, held, held or test_photos, teacher, options, output)
     with resumable(output, "goes straight to the test"):
         report, features = test(classifier, output.model, test_photos, findings, about)
         report = about | report

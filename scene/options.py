@@ -47,7 +47,7 @@ def parse(arguments):
     if options.head_only and options.from_scratch:
         parser.error("--head-only needs a trained model to start from: leave --from-scratch out")
     if options.distill and (options.head_only or options.loss):
-        parser.error("--distill has its own loss, for all layers: leave --head-only and --loss out")
+        parser.error("--distill trains all layers with a loss of its own: leave --head-only and --loss out")
     if options.widths and not MODES[options.mode].widths:
         parser.error(f"{options.mode} has no widths to choose: leave --widths out")
     given = [name for name in OF_TRAINING if getattr(options, name) is not None]
@@ -85,14 +85,15 @@ def add_training(add):
     add("--learning-rate", type=number(float, 1e-9),
         help=f"the highest rate (default: {default('learning_rate')}, or less from a trained model)")
     add("--image-size", type=number(int, sets.LEAST_SIZE, 512), metavar="N",
-        help=f"photos are resized to NxN pixels (default: {default('image_size')}, or as the model to start "
-        "from has it)")
+        help=f"photos are resized to NxN pixels (default: {default('image_size')}, or the size of the model "
+        "that training starts from)")
     add("--widths", type=widths, metavar="N,N,…",
         help="channels of a CNN's stages, or units of an FCNN's hidden layers (default: "
         f"{default_widths()}). A wider network learns more from many photos, and takes longer")
     add("--distill", metavar="PATH", action="append",
-        help="learn from the answers of this model, too, which knows the same classes. Repeat the option for "
-        "several models")
+        help="also learn from this trained model's answers to the training photos (soft labels). It must "
+        "know the same classes, and should not know the photos of TEST; its mode and size may differ. Repeat "
+        "the option for several models")
     add("--loss", choices=["cross-entropy", "mse"], help="the loss to minimise (default: cross-entropy)")
     add("--error", type=number(float, 0.001, 0.999), metavar="SHARE",
         help=f"the share of wrong answers to promise among the sure ones (default: {PROMISE})")

@@ -230,11 +230,12 @@ EDITS_OF_2 = [
     ({"terms": None}, "its card is incomplete"),
     ({"terms": "Free."}, "do not match its SHA-256"),
     ({"started_from": []}, "its card is incomplete"),
-    ({"started_from": {}}, "its card has a damaged entry of a model that it was trained with"),
-    ({"started_from": {"sha256": "", "terms": "", "x": ""}}, "a damaged entry of a model"),
+    ({"started_from": {}}, "its card has a damaged entry in started_from or distilled_from"),
+    ({"started_from": {"sha256": "", "terms": "", "x": ""}}, "a damaged entry in started_from"),
     ({"distilled_from": {}}, "its card is incomplete"),
-    ({"distilled_from": [{"sha256": "", "terms": ""}, {}]}, "a damaged entry of a model"),
-    ({"distilled_from": [{"sha256": "", "terms": "\x1b[2J"}]}, "hold characters that cannot be shown"),
+    ({"distilled_from": [{"sha256": "", "terms": ""}, {}]}, "a damaged entry in started_from"),
+    ({"distilled_from": [{"sha256": "", "terms": ""}, {"sha256": "", "terms": "\x1b[2J"}]},
+     "its terms hold characters that cannot be shown"),
     ({"started_from": {"sha256": "", "terms": ""}}, "do not match its SHA-256"),
 ]
 

@@ -21,9 +21,9 @@ Counting the wrong answers among a few hundred photos would be noisy: a smooth c
 
     P(right | c) = σ(a + b logit c),   σ(x) = 1 / (1 + e⁻ˣ),   logit c = log c - log(1 - c)
 
-The temperature has already brought a near 0 and b near 1, so the fit maximises the likelihood times a
-Gaussian prior, a = 0 ± 0.05 and b = 1 ± 0.05, which a few hundred photos can correct. (tests/bench/README.md
-compares.)
+The temperature has already brought a near 0 and b near 1. It suits all answers together, and the surest ones
+are wrong a little more often than it says. So the fit maximises the likelihood times a Gaussian prior,
+a = 0 ± 0.05 and b = 0.9 ± 0.05, which a few hundred photos can correct. (tests/bench/README.md compares.)
 
 **Strangeness.** A photo that is stranger (strangeness.py) than 97.5 % of the held-out photos is unlike those
 of the training. Then p says nothing, and its answer is not sure, whatever c is.
@@ -46,7 +46,7 @@ PROMISE = 0.1               # the share of wrong answers among the sure ones, by
 BINS = 15
 USUAL = 0.975               # of the known photos are less strange than the limit
 NEVER = 2.0                 # a confidence that no answer has
-PRIOR = np.array([0.0, 1.0])     # of a and b
+PRIOR = np.array([0.0, 0.9])     # of a and b
 SPREAD = 0.05               # the standard deviation of both
 CLOSE_CALL = "close_call"
 UNLIKE_TRAINING = "unlike_training"

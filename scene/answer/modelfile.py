@@ -79,7 +79,7 @@ def check_mode(path, found: str, wanted: str) -> None:
 
 
 def make_card(network, mode: str, classes: list[str], **optional) -> dict:
-    """The card of a network.   optional: terms, started_from, and calibration, {name: array}."""
+    """The card of a network.   optional: terms, started_from, distilled_from, and calibration."""
     return {"mode": mode, "classes": list(classes), "architecture": network.architecture,
             "layers": [repr(layer) for layer in network.layers], "fit": FIT, "mirror": True, **optional}
 
@@ -196,9 +196,11 @@ def check_types(card, number):
         raise ModelFileError("its card is incomplete")
     if not all(type(layer) is str for layer in card.get("layers", ())):
         raise ModelFileError("its list of layers is damaged")
-    sources = card.get("distilled_from", []) + [card[name] for name in ["started_from"] if name in card]
+    sources = [*card.get("distilled_from", [])]
+    if "started_from" in card:
+        sources.append(card["started_from"])
     if not all(has_types(source, SOURCE) for source in sources):
-        raise ModelFileError("its card has a damaged entry of a model that it was trained with")
+        raise ModelFileError("its card has a damaged entry in started_from or distilled_from")
     for entry in card, *sources:
         if not all(map(is_printable, entry.get("terms", "").split("\n"))):
             raise ModelFileError("its terms hold characters that cannot be shown")

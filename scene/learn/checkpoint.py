@@ -197,8 +197,8 @@ def describe_photos(photos):
     for name, mine in zip(photos.classes, members(photos.labels, len(photos.classes)), strict=True):
         digits = hashlib.sha256(hashes[mine]).hexdigest()[:12]
         found[f"class {name}"] = f"{len(mine)} photos ({digits})"
-    if photos.soft is not None:
-        found["soft labels"] = hashlib.sha256(photos.soft.tobytes()).hexdigest()[:12]
+    if photos.distilled_from:
+        found["distilled from"] = ", ".join(source["sha256"][:12] for source in photos.distilled_from)
     return found
 
 

@@ -33,7 +33,7 @@ def train(network, pixels, labels, settings, source=None, checkpoint=None, held_
     pixels: uint8 (N, H, W, 3), labels: int64 (N,). With a checkpoint it resumes from the last save, if there
     is one, and saves now and then. held_out: pixels and labels of photos on which it is only measured.
     team: makes what computes the gradients, on one machine (team.py) or several (cluster.py).
-    soft: float (N, K), soft labels (distill.py), with which the loss compares then.
+    soft: float (N, K), soft labels (distill.py), which the loss then uses instead of labels.
     Returns [loss, training accuracy] of each epoch, and these two on photos held out if there are any. Raises
     NetworkError, Diverged, or Stopped when a signal ends it.
     """

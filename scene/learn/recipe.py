@@ -54,7 +54,7 @@ def defaults(mode, photos, trained=False, distilled=False):
 
     trained: whether it starts from a trained network and its new head. Few photos could only spoil what that
     has learned from many, so fewer photos mean smaller steps here, and the crops are large from the start.
-    distilled: whether it learns from soft labels, too. It then learns less by heart, and bears smaller crops.
+    distilled: whether it learns from soft labels, too. It then memorises less, so its crops can be smaller.
     """
     few = (TYPICAL_PHOTOS / photos) ** 0.25 if mode.few_photos else 1
     rate = min(max(MOST_LEARNING_RATE, mode.learning_rate), round(mode.learning_rate * few, 3))

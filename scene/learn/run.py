@@ -40,27 +40,25 @@ def keep_out(photos, options):
     return photos, held
 
 
-def train_and_save(photos, held, watched, teacher, distilled, options, output):
+def train_and_save(photos, held, watched, teacher, options, output):
     """Trains a network and writes its model file: -> the Classifier in that file, how it was made, and folds.
 
-    held: Photos that it is calibrated on, or None. watched: Photos for the learning curves, or None.
-    distilled: entries for its card of the models that gave the photos soft labels (distill.py). With
+    held: Photos that it is calibrated on, or None. watched: Photos for the learning curves, or None. With
     --folds, answers to all photos come first, by networks of which each was not trained on its photos:
     "cross_validation", and their probabilities (N, K) are returned, too, or else None. If the model is
     already there, written by the same run, nothing is trained.
     """
     from scene.learn.checkpoint import Checkpoint, describe
-    from scene.learn.loop import LOSSES
     from scene.learn.precision import fastest
 
     network = make_network(options, len(photos.classes), teacher)
     about = {"started_from": teacher.started_from} if teacher else {}
-    about |= {"distilled_from": distilled} if distilled else {}
+    about |= {"distilled_from": photos.distilled_from} if photos.distilled_from else {}
     about |= {"terms": options.terms} if options.terms else {}
     card = modelfile.make_card(network, options.mode, photos.classes, **about)
     if options.precision == "auto":
         options.precision = fastest(options.device)
-    settings = make_settings(options, photos.labels, trained=bool(teacher), distilled=bool(distilled))
+    settings = make_settings(options, photos, trained=bool(teacher))
     check_network(network, card, settings)
     if options.minutes and not options.head_only:
         spare = make_network(options, len(photos.classes), teacher)
@@ -69,7 +67,7 @@ def train_and_save(photos, held, watched, teacher, distilled, options, output):
     if options.widths:
         shown["widths"] = options.widths
     if settings.epochs:
-        say_settings(shown, photos, LOSSES[settings.loss]().least(len(photos.classes)))
+        say_settings(shown, photos, least_loss(photos, settings.loss))
 
     made = {"settings": shown, "run": describe(options.mode, network, photos, settings, teacher)}
     checkpoint = Checkpoint(output.checkpoint, made["run"])
@@ -116,7 +114,7 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     pixels, labels = in_torch(photos, options.device)
     held_out = watched and in_torch(watched)
     team = choose_team(network, photos, settings, options)
-    soft = photos.soft if photos.soft is None else torch.from_numpy(photos.soft).to(options.device)
+    soft = None if photos.soft is None else torch.from_numpy(photos.soft).to(options.device)
     return network, train(network, pixels, labels, settings, source, checkpoint, held_out, team, soft)
 
 
@@ -156,6 +154,15 @@ def recalibrated(photos, held, options, output):
     return write_model(network, card, photos, held, options, output)
 
 
+def least_loss(photos, loss):
+    """The smallest possible loss: of soft labels, the mean of their entropies."""
+    from scene.learn.loop import LOSSES
+
+    if photos.soft is not None:
+        return float(-(photos.soft * np.log(photos.soft)).sum(1).mean())
+    return LOSSES[loss]().least(len(photos.classes))
+
+
 def say_settings(settings, photos, least):
     """Prints the settings, {name: value}, and the smallest possible loss unless it is 0."""
     words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
@@ -163,7 +170,8 @@ def say_settings(settings, photos, least):
     if settings["balanced"]:
         say_uneven(photos)
     if least:
-        print(f"Labels are smoothed, so the smallest possible loss is {least:.2f}.", flush=True)
+        how = "smoothed" if photos.soft is None else "soft"
+        print(f"Labels are {how}, so the smallest possible loss is {least:.2f}.", flush=True)
 
 
 def say_uneven(photos):
@@ -287,10 +295,10 @@ def check_network(network, card, settings):
                            f"read back: {error}.") from error
 
 
-def make_settings(options, labels, trained, distilled):
+def make_settings(options, photos, trained):
     """The settings of a run: the options that are given, and the defaults for the others."""
-    settings = recipe.defaults(MODES[options.mode], len(labels), trained, distilled)
-    settings["balanced"] = recipe.is_uneven(np.unique(labels, return_counts=True)[1])
+    settings = recipe.defaults(MODES[options.mode], len(photos.labels), trained, photos.soft is not None)
+    settings["balanced"] = recipe.is_uneven(np.unique(photos.labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     if options.head_only:

@@ -9,6 +9,7 @@ Next: distill.py
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from scene.answer import modelfile
@@ -75,20 +76,22 @@ def open_teacher(path, mode):
         if mode not in PRETRAINED:
             raise UserError(f"Scene has no pretrained model of mode {mode}: name a model file to start from.")
         path = PRETRAINED[mode]
-    network, card, source = read_model(path)
-    modelfile.check_mode(path, card["mode"], mode)
-    return Teacher(path, network, source)
-
-
-def read_model(path):
-    """The network and card of a model file, and its entry for the card of a model trained with its help."""
     with open(path, "rb") as file:
         data = file.read()
     with modelfile.named(path):
         network, card = modelfile.load(data)
-    if path in PRETRAINED.values():
-        card = {"terms": OWN_TERMS} | card
-    return network, card, modelfile.describe_source(data, card)
+    modelfile.check_mode(path, card["mode"], mode)
+    return Teacher(path, network, source_of(path, data, card))
+
+
+def source_of(path, data, card):
+    """The entry of a model, by its file, in the cards of models that are trained with its help."""
+    return modelfile.describe_source(data, {"terms": OWN_TERMS} | card if is_own(path) else card)
+
+
+def is_own(path):
+    """Whether this is the file of one of Scene's own models."""
+    return os.path.realpath(path) in map(os.path.realpath, PRETRAINED.values())
 
 
 def describe(teacher, photos=None):
@@ -96,7 +99,7 @@ def describe(teacher, photos=None):
 
     photos: of each class, on average.
     """
-    model = "Scene's own model" if teacher.path in PRETRAINED.values() else printable(teacher.path)
+    model = "Scene's own model" if is_own(teacher.path) else printable(teacher.path)
     why = f", as is best with at most {START_PHOTOS} photos per class (here {photos:.0f})" if photos else ""
     terms = f" Its terms: {words.rstrip('.')}." if (words := teacher.started_from["terms"]) else ""
     return (f"Training starts from {model} ({teacher.name}){why}.{terms} Other starts: --from-scratch, or "

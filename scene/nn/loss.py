@@ -28,7 +28,7 @@ def softmax(z):
 
 
 def one_hot(labels, z):
-    """t: (N, K), 1 in the column of each photo's class, else 0. Soft labels are t already."""
+    """t: (N, K), 1 in the column of each photo's class, else 0. Soft labels are returned as they are."""
     return labels if labels.ndim == 2 else z.new_zeros(z.shape).scatter_(1, labels[:, None], 1)
 
 

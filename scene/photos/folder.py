@@ -71,7 +71,8 @@ class Photos:
 
     hashes: (N, 32) uint8, the SHA-256 of each photo's pixels.
     groups: (N,) int64, equal for photos that belong together: copies, near-copies and bursts.
-    soft: (N, K) float32, soft labels, a probability of each class (learn/distill.py).
+    soft: (N, K) float32, soft labels, a probability of each class, by the models distilled_from (entries for
+    a card, see learn/distill.py).
     """
 
     pixels: np.ndarray | Rows
@@ -81,6 +82,7 @@ class Photos:
     groups: np.ndarray | None = None
     hashes: np.ndarray | None = None
     soft: np.ndarray | None = None
+    distilled_from: list[dict] | None = None
 
 
 # Names

@@ -8,6 +8,7 @@ Next: gallery.py
 from __future__ import annotations
 
 from scene.answer.calibration import expected_calibration_error, reliability
+from scene.learn.recipe import DISTILLATION
 from scene.show import charts, matrix
 from scene.show.charts import percent, photos
 from scene.show.markup import Markup, join, lead, note, scrolled, section, series, strong, tag, unfold
@@ -121,13 +122,15 @@ def learning(m: Material) -> Markup | None:
     highest = max(value for _, values, _ in losses for value in values[1:])
     accuracy = charts.curves("Share of right answers by epoch", curves("accuracy"), 1.0, percent,
                              ("test, at the end", m.metrics["accuracy"]))
+    soft = m.metrics.get("settings", {}).get("loss") == DISTILLATION
+    words = "Loss: how wrong the answers are" + soft * ", in training compared with soft labels"
     loss = charts.curves("Loss by epoch", losses, 1.1 * highest, lambda value: f"{value:.2f}")
     return section(
         "learning", "How it learned",
         lead(f"In each of {len(history)} epochs it saw every training photo once, cropped, mirrored and lit "
              "differently each time, which makes them harder than whole photos. ", *advice(m, history)),
         tag("div", tag("figure", tag("figcaption", "Share of right answers"), accuracy),
-            tag("figure", tag("figcaption", "Loss: how wrong the answers are"), loss), class_="pair"))
+            tag("figure", tag("figcaption", words), loss), class_="pair"))
 
 
 def advice(m: Material, history) -> list:

@@ -29,7 +29,7 @@ def main(model=HERE / "model_CNN", out=HERE / "predictions.jpg"):
             x, y = GAP + width * column, GAP + height * row
             picture.paste(Image.open(path).resize(PHOTO, Image.Resampling.LANCZOS), (x, y))
             draw.text((x + 2, y + PHOTO[1] + 3), f"{name} {100 * probability:.0f} %", "black", font)
-    picture.save(out, quality=82, optimize=True)
+    picture.save(out, quality=70, optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -49,18 +50,31 @@ def impatient(monkeypatch):
     monkeypatch.setattr(peers, "PATIENCE", 3)
 
 
+def keep_store(pipe):
+    """A process with the store of a training, which torchrun's would have. It sends its port."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipe.send(store.port)
+    signal.pause()
+
+
 @contextmanager
 def started(world, arguments, folder, prepare=lambda rank: None):
-    """Processes of a training, whose store is here, where torchrun's would be. prepare(rank) comes first."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    """Processes of a training. prepare(rank) comes first.
+
+    The store has a thread, and has a process of its own for that: a fork beside a thread that works can hang.
+    """
+    fork = get_context("fork")
+    ours, theirs = fork.Pipe()
+    store = fork.Process(target=keep_store, args=(theirs,))
+    store.start()
     common = {"WORLD_SIZE": str(world), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(store.port), main.TORCHRUN: "test", "GLOO_SOCKET_IFNAME": "lo"}
+              "MASTER_PORT": str(ours.recv()), main.TORCHRUN: "test", "GLOO_SOCKET_IFNAME": "lo"}
     processes = [forked_job(arguments, folder, f"said {rank}", partial(prepare, rank), RANK=str(rank),
                             LOCAL_RANK=str(rank), **common) for rank in range(world)]
     try:
         yield processes
     finally:
-        for process in processes:
+        for process in [*processes, store]:
             process.kill()
             process.join()
 

@@ -24,7 +24,7 @@ from scene.answer import modelfile
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, printable
 from scene.learn.recipe import SMOOTHING
-from scene.learn.teacher import source_of
+from scene.learn.teacher import its_terms, source_of
 from scene.nn.loss import softmax
 from scene.photos.cache import make_cache
 from scene.photos.pixels import decode_all
@@ -55,7 +55,8 @@ def soften(photos, models, options):
     p = np.zeros((len(photos.labels), len(photos.classes)), np.float32)
     for path, model, source in models:
         check_classes(path, model.classes, photos.classes)
-        say_model(path, source)
+        name = f"{printable(path)} ({source['sha256'][:12]})"
+        print(f"Learning also from {name}.{its_terms(source)}", flush=True)
         p += answers(path, model, photos, options)
     t = np.zeros_like(p)
     t[np.arange(len(t)), photos.labels] = 1
@@ -95,9 +96,3 @@ def pixels_for(model, photos, options):
         raise UserError(f"{printable(photos.paths[i])}: {problem}. It could be read a moment ago. Do not "
                         "change photos while Scene runs.")
     return decoded.pixels
-
-
-def say_model(path, source):
-    """Prints which model is distilled, and its terms."""
-    terms = f" Its terms: {words.rstrip('.')}." if (words := source["terms"]) else ""
-    print(f"Learning also from {printable(path)} ({source['sha256'][:12]}).{terms}", flush=True)

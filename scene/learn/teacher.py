@@ -94,6 +94,11 @@ def is_own(path):
     return os.path.realpath(path) in map(os.path.realpath, PRETRAINED.values())
 
 
+def its_terms(source):
+    """A sentence with the terms of use of a model, by its entry from `source_of`, or nothing."""
+    return f" Its terms: {source['terms'].rstrip('.')}." if source["terms"] else ""
+
+
 def describe(teacher, photos=None):
     """One line: where training starts, why if nobody asked for it, and how to start elsewhere.
 
@@ -101,6 +106,6 @@ def describe(teacher, photos=None):
     """
     model = "Scene's own model" if is_own(teacher.path) else printable(teacher.path)
     why = f", as is best with at most {START_PHOTOS} photos per class (here {photos:.0f})" if photos else ""
-    terms = f" Its terms: {words.rstrip('.')}." if (words := teacher.started_from["terms"]) else ""
+    terms = its_terms(teacher.started_from)
     return (f"Training starts from {model} ({teacher.name}){why}.{terms} Other starts: --from-scratch, or "
             "--start-from PATH.")

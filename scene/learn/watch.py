@@ -1,7 +1,8 @@
 """Measures after each epoch how a network does on photos that it is not trained on, for the learning curves.
 
 These photos are cropped, mirrored and relit as the training photos are. So neither curve has an advantage,
-and the gap between them is what the network has learned by heart.
+and the gap between them is what the network has learned by heart. (Where training compares with soft labels,
+that holds for the accuracies alone.)
 
 Next: recipe.py
 """

@@ -194,6 +194,17 @@ def test_start_from_a_model_of_other_classes(data):
     assert report["accuracy"] == 1
     assert sorted(os.listdir(data / "head")) == ["metrics_CNN.json", "model_CNN", "report_CNN.html"]
 
+    # The norms keep the teacher's statistics, and with so few photos all this is the default.
+    assert all(np.array_equal(array, teacher.arrays()[name]) for name, array in pupil.arrays().items()
+               if name.endswith((".mean", ".var")))
+    result = main_job("more", "others", "CNN", *start_from, "--output", "few", cwd=data)
+    assert ("Only the last layer is trained, as is best with fewer than 30 photos per class. --epochs 20 "
+            "would train all layers.\n") in result.stdout
+    assert (data / "few/model_CNN").read_bytes() == (data / "head/model_CNN").read_bytes()
+    for name, *how in ("batch", "--batch-size", 16), ("minutes", "--minutes", 0.01):
+        result = main_job("more", "others", "CNN", *start_from, *how, "--output", name, cwd=data)
+        assert re.search(r"epochs [1-9]\d*, learning rate 0.0021,", result.stdout), how
+
     result = main_job("more", "others", "FCNN", *start_from, cwd=data)
     assert result.returncode == 2
     assert "teacher/model_CNN is a model of mode CNN, not FCNN: name the mode it has." in result.stderr

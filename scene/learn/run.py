@@ -68,6 +68,9 @@ def train_and_save(photos, held, watched, teacher, options, output):
         shown["widths"] = options.widths
     if settings.epochs:
         say_settings(shown, photos, least_loss(photos, settings.loss))
+    elif not options.head_only:
+        print(f"Only the last layer is trained, as is best with fewer than {recipe.FINE_TUNING_PHOTOS} "
+              f"photos per class. --epochs {recipe.FINE_TUNING_EPOCHS} would train all layers.", flush=True)
 
     made = {"settings": shown, "run": describe(options.mode, network, photos, settings, teacher)}
     checkpoint = Checkpoint(output.checkpoint, made["run"])
@@ -108,7 +111,8 @@ def fit(network, photos, settings, teacher, card, options, checkpoint=None, watc
     source = None
     if teacher:
         source = make_network(options, len(photos.classes), teacher)
-        with_head(source, teacher, photos.pixels, photos.labels, card, settings.balanced)
+        fine_tuned = settings.epochs > 0
+        with_head(source, teacher, photos.pixels, photos.labels, card, settings.balanced, fine_tuned)
     if settings.epochs == 0:
         return source, []
     pixels, labels = in_torch(photos, options.device)
@@ -296,11 +300,19 @@ def check_network(network, card, settings):
 
 
 def make_settings(options, photos, trained):
-    """The settings of a run: the options that are given, and the defaults for the others."""
+    """The settings of a run: the options that are given, and the defaults for the others.
+
+    Very few photos would spoil what a trained network has learned. So its head is all, unless an option says
+    how to train it.
+    """
     settings = recipe.defaults(MODES[options.mode], len(photos.labels), trained, photos.soft is not None)
     settings["balanced"] = recipe.is_uneven(np.unique(photos.labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    few = len(photos.labels) < recipe.FINE_TUNING_PHOTOS * len(photos.classes)
+    said = {"batch_size", "learning_rate", "loss"} & given.keys() or options.minutes or options.distill
+    if trained and few and not said and recipe.any_size(MODES[options.mode].network(2)):
+        settings["epochs"] = 0
     if options.head_only:
         given["epochs"] = 0
     return recipe.Settings(**settings | given)

@@ -78,7 +78,8 @@ def add_photos(add):
 
 def add_training(add):
     add("--epochs", type=number(int, 1),
-        help=f"how many times to show each photo (default: {default('epochs')})")
+        help=f"how many times to show each photo (default: {default('epochs')}; from a trained model "
+        f"{recipe.FINE_TUNING_EPOCHS}, but see --head-only)")
     add("--minutes", type=number(float, 0.01),
         help="train for about this long, instead of --epochs, which it then says")
     add("--batch-size", type=number(int, 2), help=f"photos in each step (default: {default('batch_size')})")
@@ -111,7 +112,9 @@ def add_start(group):
     either("--from-scratch", action="store_true", default=None, help="start from nothing")
     group.add_argument("--head-only", action="store_true", default=None,
                        help="train only the last layer, in seconds, and keep the others of the model to "
-                       "start from")
+                       "start from (default for a CNN with fewer than "
+                       f"{recipe.FINE_TUNING_PHOTOS} training photos per class, unless --epochs, --minutes, "
+                       "--learning-rate, --loss or --distill is given)")
 
 
 def add_files(add):

@@ -45,7 +45,7 @@ def with_teacher(kind, pixels, labels):
     teacher = modelfile.load(modelfile.encode(theirs, card))[0]
     network = kind(3, 16)
     card = modelfile.make_card(network, kind.__name__, ["a", "b", "c"])
-    with_head(network, Teacher("teacher", teacher, {}), pixels.numpy(), labels.numpy(), card)
+    with_head(network, Teacher("teacher", teacher, {}), pixels.numpy(), labels.numpy(), card, False, True)
     return network
 
 

@@ -2,6 +2,7 @@
 
 import re
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scene.answer import modelfile
 from scene.answer.classifier import PRETRAINED, Classifier
 from scene.answer.modelfile import ModelFileError
 from scene.errors import UserError
+from scene.learn import run
 from scene.learn.checkpoint import Checkpoint
 from scene.learn.head import with_head
 from scene.learn.loop import train
@@ -125,32 +127,57 @@ def make(classes=3, mode="CNN", image_size=16):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_new_network_has_the_teachers_layers_and_a_head_that_is_right(mode, tmp_path):
+@pytest.mark.parametrize("fine_tuned", [True, False])
+def test_the_new_network_has_the_teachers_layers_and_a_head_that_is_right(mode, fine_tuned, tmp_path):
     theirs = save(tmp_path / "mine", mode)
     teacher = choose(options(mode=mode, start_from=str(tmp_path / "mine")), 13)
     network, some, card = make(mode=mode)
-    with_head(network, teacher, some.pixels, some.labels, card)
+    with_head(network, teacher, some.pixels, some.labels, card, balanced=False, fine_tuned=fine_tuned)
     last = f"{len(network.layers) - 1}."
     measured = [slot.name for slot in network.statistic_slots if isinstance(slot.layer, BatchNorm)]
     assert measured
     for name, array in network.arrays().items():
         same = np.array_equal(array, theirs.arrays()[name])
-        assert same != (name.startswith(last) or mode == "CNN" and name in measured), name
+        changed = name.startswith(last) or mode == "CNN" and fine_tuned and name in measured
+        assert same != changed, name
     p = Classifier(network, card).probabilities(some.pixels)
     assert (p.argmax(1) == some.labels).mean() > 0.9, "brightness is in any features"
 
 
+@pytest.mark.parametrize(("mode", "each", "changes", "epochs"), [
+    ("CNN", 29, {}, 0),
+    ("CNN", 30, {}, 20),
+    ("FCNN", 29, {}, 20),
+    ("CNN", 29, {"batch_size": 16}, 0),
+    ("CNN", 29, {"epochs": 7}, 7),
+    ("CNN", 29, {"minutes": 1}, 20),
+    ("CNN", 29, {"learning_rate": 0.01}, 20),
+    ("CNN", 29, {"loss": "mse"}, 20),
+    ("CNN", 29, {"distill": ["model"]}, 20),
+    ("CNN", 300, {"head_only": True}, 0),
+])
+def test_very_few_photos_train_a_head_alone(mode, each, changes, epochs):
+    _, some, _ = make(mode=mode)
+    some = replace(some, labels=np.arange(4 * each) % 4, classes=["a", "b", "c", "d"])
+    chosen = Namespace(**{"mode": mode, "head_only": None, "minutes": None, "distill": None} | changes)
+    assert run.make_settings(chosen, some, trained=True).epochs == epochs
+    if not chosen.head_only:
+        assert run.make_settings(chosen, some, trained=False).epochs > 0
+
+
 def test_a_network_without_a_fixed_size_may_have_another_and_one_with_a_fixed_size_not(tmp_path):
-    save(tmp_path / "mine")
+    theirs = save(tmp_path / "mine")
     teacher = choose(options(start_from=str(tmp_path / "mine")), 13)
     network, some, card = make(image_size=24)
-    with_head(network, teacher, some.pixels, some.labels, card)
+    with_head(network, teacher, some.pixels, some.labels, card, balanced=False, fine_tuned=False)
     assert torch.isfinite(network.params).all()
+    statistics = [slot.name for slot in network.statistic_slots if isinstance(slot.layer, BatchNorm)]
+    assert not any(np.array_equal(network.arrays()[name], theirs.arrays()[name]) for name in statistics)
     save(tmp_path / "mine", "FCNN")
     teacher = choose(options(mode="FCNN", start_from=str(tmp_path / "mine")), 13)
     network, some, card = make(mode="FCNN", image_size=24)
     with pytest.raises(UserError, match="mine has layers for photos of 16 pixels a side, not 24: leave"):
-        with_head(network, teacher, some.pixels, some.labels, card)
+        with_head(network, teacher, some.pixels, some.labels, card, balanced=False, fine_tuned=True)
     assert isinstance(network, FCNN)
 
 
@@ -158,7 +185,7 @@ def test_training_starts_from_the_head_and_resuming_it_from_the_checkpoint(tmp_p
     save(tmp_path / "mine")
     teacher = choose(options(start_from=str(tmp_path / "mine")), 13)
     network, some, card = make()
-    with_head(network, teacher, some.pixels, some.labels, card)
+    with_head(network, teacher, some.pixels, some.labels, card, balanced=False, fine_tuned=True)
     source = network
     pixels, labels = torch.from_numpy(some.pixels), torch.from_numpy(some.labels)
 

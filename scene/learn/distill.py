@@ -24,7 +24,7 @@ from scene.answer import modelfile
 from scene.answer.classifier import Classifier
 from scene.errors import UserError, printable
 from scene.learn.recipe import SMOOTHING
-from scene.learn.teacher import its_terms, source_of
+from scene.learn.teacher import its_terms
 from scene.nn.loss import softmax
 from scene.photos.cache import make_cache
 from scene.photos.pixels import decode_all
@@ -41,7 +41,7 @@ def open_models(options):
             data = file.read()
         with modelfile.named(path):
             model = Classifier.load(data)
-        models.append((path, model, source_of(path, data, model.card)))
+        models.append((path, model, modelfile.describe_source(data, model.card)))
     return models
 
 

@@ -34,13 +34,14 @@ SCALES = 1e-2, 1e3                                              # between which 
 MOST_SCORES = 1 << 22       # of left-out photos, N times K, on which λ and a are chosen
 
 
-def with_head(network, teacher, pixels, labels, card, balanced=False, fine_tuned=True):
+def with_head(network, teacher, pixels, labels, card, balanced, fine_tuned):
     """Gives a new network the teacher's layers and a head for some photos.
 
     pixels: uint8 (N, S, S, 3), labels: int64 (N,), both NumPy. balanced: see `solve_head`. fine_tuned:
     whether all layers will be trained from here. Then the norms get the statistics of these photos, as in
-    training. A head alone is better with the teacher's, which come from many photos. Raises UserError if the
-    network has layers of another shape, as an FCNN for another image size has.
+    training. A head alone is better with the teacher's statistics, which come from many photos, unless
+    these photos have another size. Raises UserError if the network has layers of another shape, as an FCNN
+    for another image size has.
     """
     prepare()
     network.start(torch.Generator())
@@ -49,7 +50,7 @@ def with_head(network, teacher, pixels, labels, card, balanced=False, fine_tuned
     if len(missing) > len(last.parameters):
         raise UserError(f"{printable(teacher.path)} has layers for photos of {teacher.network.image_size} "
                         f"pixels a side, not {network.image_size}: leave --image-size out.")
-    if fine_tuned and any_size(network):
+    if any_size(network) and (fine_tuned or network.image_size != teacher.network.image_size):
         recalibrate(network, Rows(pixels).to_torch())
     features = Classifier(network, card).features(pixels, parallel_map)
     w, b = solve_head(features, labels, last.outputs, balanced)

@@ -13,7 +13,7 @@ from scene.nn.pool import GlobalAveragePool
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
 START_PHOTOS = 300          # of each class, at most: then training starts from Scene's own model (teacher.py)
 MOST_LEARNING_RATE = 0.15
-FINE_TUNING_PHOTOS = 30     # of each class, at least: with fewer, only the head of such a network is trained
+FINE_TUNING_PHOTOS = 30     # of each class on average, at least: with fewer, a head is all (is_head_enough)
 FINE_TUNING_EPOCHS = 20     # of a network that starts from a trained one
 FINE_TUNING_RATE = 0.6      # the share of the learning rate for one, with TYPICAL_PHOTOS
 MOST_SHARDS = 16            # each has its own copy of the gradients
@@ -79,6 +79,14 @@ def defaults(mode, photos, trained=False, distilled=False):
         if trained:
             settings["crop_area"] = DISTILLATION_CROPS * mode.crop_area
     return settings
+
+
+def is_head_enough(mode, photos, classes):
+    """Whether a trained network learns only a new head from these photos, unless an option asks for more.
+
+    Only where the features are means over all pixels: the curve in tests/bench/README.md was measured there.
+    """
+    return any_size(mode.network(2)) and photos < FINE_TUNING_PHOTOS * classes
 
 
 def is_uneven(counts):

@@ -68,9 +68,6 @@ def train_and_save(photos, held, watched, teacher, options, output):
         shown["widths"] = options.widths
     if settings.epochs:
         say_settings(shown, photos, least_loss(photos, settings.loss))
-    elif not options.head_only:
-        print(f"Only the last layer is trained, as is best with fewer than {recipe.FINE_TUNING_PHOTOS} "
-              f"photos per class. --epochs {recipe.FINE_TUNING_EPOCHS} would train all layers.", flush=True)
 
     made = {"settings": shown, "run": describe(options.mode, network, photos, settings, teacher)}
     checkpoint = Checkpoint(output.checkpoint, made["run"])
@@ -79,6 +76,8 @@ def train_and_save(photos, held, watched, teacher, options, output):
         if finished:
             kept = {name: finished[name] for name in ("history", "cross_validation") if name in finished}
             return recalibrated(photos, held, options, output), made | kept, None
+    if settings.epochs == 0:
+        say_head(photos, settings.balanced, options.head_only)
     out_of_fold = None
     if options.folds:
         held = validate(photos, settings, teacher, card, options, output, made["run"])
@@ -172,18 +171,28 @@ def say_settings(settings, photos, least):
     words = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
     print(f"Settings: {', '.join(words)}", flush=True)
     if settings["balanced"]:
-        say_uneven(photos)
+        say_uneven(photos, "training shows each class equally often")
     if least:
         how = "smoothed" if photos.soft is None else "soft"
         print(f"Labels are {how}, so the smallest possible loss is {least:.2f}.", flush=True)
 
 
-def say_uneven(photos):
+def say_head(photos, balanced, asked):
+    """Prints why only the head is trained, unless that was asked for."""
+    if not asked:
+        average = len(photos.labels) / len(photos.classes)
+        print(f"Only the last layer is trained, as is best with fewer than {recipe.FINE_TUNING_PHOTOS} "
+              f"training photos per class (here {average:.0f} on average). To train all layers: "
+              f"--epochs {recipe.FINE_TUNING_EPOCHS}.", flush=True)
+    if balanced:
+        say_uneven(photos, "each class counts equally")
+
+
+def say_uneven(photos, remedy):
     """Prints that the classes differ in their numbers of photos, and what is done about it."""
     counts = np.bincount(photos.labels)
     most, least = (f"{printable(photos.classes[k])} {counts[k]}" for k in (counts.argmax(), counts.argmin()))
-    print(f"Classes are uneven, from {least} to {most} photos, so training shows each class equally often.",
-          flush=True)
+    print(f"Classes are uneven, from {least} to {most} photos, so {remedy}.", flush=True)
 
 
 def find_epochs(network, photos, settings, options, output):
@@ -192,10 +201,11 @@ def find_epochs(network, photos, settings, options, output):
     from scene.learn.minutes import plan_epochs
 
     if options.resume:
-        for path in output.unfinished:
-            return read(path)[0]["run"]["epochs"]
-        if finished := output.finished():
-            return finished["settings"]["epochs"]
+        runs = [read(path)[0]["run"] for path in output.unfinished]
+        if not runs and (finished := output.finished()):
+            runs = [finished["settings"]]
+        if runs and runs[0]["epochs"]:                          # a head has none
+            return runs[0]["epochs"]
     seconds = 60 * options.minutes / (options.folds or 1)       # K folds of (K-1)/K photos, and one of all
     team = choose_team(network, photos, settings, options)
     epochs, each = plan_epochs(network, *in_torch(photos, options.device), settings, seconds, team=team)
@@ -302,16 +312,15 @@ def check_network(network, card, settings):
 def make_settings(options, photos, trained):
     """The settings of a run: the options that are given, and the defaults for the others.
 
-    Very few photos would spoil what a trained network has learned. So its head is all, unless an option says
-    how to train it.
+    With very few photos only the head of a trained network is trained, unless an option asks for more.
     """
     settings = recipe.defaults(MODES[options.mode], len(photos.labels), trained, photos.soft is not None)
     settings["balanced"] = recipe.is_uneven(np.unique(photos.labels, return_counts=True)[1])
     names = recipe.Settings.__dataclass_fields__
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    few = len(photos.labels) < recipe.FINE_TUNING_PHOTOS * len(photos.classes)
-    said = {"batch_size", "learning_rate", "loss"} & given.keys() or options.minutes or options.distill
-    if trained and few and not said and recipe.any_size(MODES[options.mode].network(2)):
+    more = {"learning_rate", "loss"} & given.keys() or options.minutes or options.distill
+    mode = MODES[options.mode]
+    if trained and not more and recipe.is_head_enough(mode, len(photos.labels), len(photos.classes)):
         settings["epochs"] = 0
     if options.head_only:
         given["epochs"] = 0

@@ -1,7 +1,8 @@
 """The model that training starts from, its teacher: the one named, or Scene's own where photos are few.
 
 Its network keeps all layers but the last, which is solved for the new classes (head.py). Training then starts
-from the result: head first, then all layers, since gradients of a random head would spoil good features.
+from the result: head first, then all layers, since gradients of a random head would spoil good features. Very
+few photos train the head alone (`recipe.is_head_enough`).
 
 Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution (2022).
 Next: distill.py
@@ -19,7 +20,6 @@ from scene.learn.recipe import START_PHOTOS, any_size
 from scene.models import MODES
 
 OWN = "pretrained"          # what --start-from takes for Scene's own model
-OWN_TERMS = "for research and education, see scene/pretrained/README.md"     # files of format 1 hold none
 
 
 class Teacher(NamedTuple):
@@ -81,12 +81,7 @@ def open_teacher(path, mode):
     with modelfile.named(path):
         network, card = modelfile.load(data)
     modelfile.check_mode(path, card["mode"], mode)
-    return Teacher(path, network, source_of(path, data, card))
-
-
-def source_of(path, data, card):
-    """The entry of a model, by its file, in the cards of models that are trained with its help."""
-    return modelfile.describe_source(data, {"terms": OWN_TERMS} | card if is_own(path) else card)
+    return Teacher(path, network, modelfile.describe_source(data, card))
 
 
 def is_own(path):
@@ -95,7 +90,7 @@ def is_own(path):
 
 
 def its_terms(source):
-    """A sentence with the terms of use of a model, by its entry from `source_of`, or nothing."""
+    """A sentence with a model's terms of use, or nothing. source: from `modelfile.describe_source`."""
     return f" Its terms: {source['terms'].rstrip('.')}." if source["terms"] else ""
 
 

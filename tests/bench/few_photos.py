@@ -1,8 +1,8 @@
 """Accuracy with few photos: python -m tests.bench.few_photos TRAIN TEST TEACHER
 
 Draws 10, 25, 50, … photos of each class of TRAIN, and trains on them in three ways: from nothing, a head on
-the frozen features of TEACHER, and a head followed by fine-tuning. Each run is one `python -m scene.main`
-with the defaults. TEACHER must not have seen the classes.
+the frozen features of TEACHER, and a head followed by fine-tuning. Each run is one `python -m scene.main`,
+with the defaults otherwise. TEACHER must not have seen the classes.
 
 Every result is a line of JSON in --results, and a run whose line is there is not repeated, so the measurement
 can be stopped and continued. It prints the table, and --picture draws the curve.
@@ -19,11 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scene.learn.recipe import FINE_TUNING_EPOCHS
+
 COUNTS = 10, 25, 50, 100, 300, 900
 WAYS = {
     "nothing": ["--from-scratch"],
     "head": ["--head-only"],
-    "fine-tuned": [],
+    "fine-tuned": ["--epochs", str(FINE_TUNING_EPOCHS)],
 }
 NAMES = {"nothing": "from nothing", "head": "head only", "fine-tuned": "head, then fine-tuning"}
 T_95 = {3: 4.303, 4: 3.182, 5: 2.776}       # Student's t for a two-sided interval of 95 %, by number of draws

@@ -16,7 +16,7 @@ from scene.learn import run
 from scene.learn.checkpoint import Checkpoint
 from scene.learn.head import with_head
 from scene.learn.loop import train
-from scene.learn.recipe import START_PHOTOS
+from scene.learn.recipe import FINE_TUNING_PHOTOS, START_PHOTOS
 from scene.learn.teacher import choose
 from scene.models import CNN, FCNN, MODES
 from scene.nn.activation import ReLU
@@ -145,15 +145,15 @@ def test_the_new_network_has_the_teachers_layers_and_a_head_that_is_right(mode, 
 
 
 @pytest.mark.parametrize(("mode", "each", "changes", "epochs"), [
-    ("CNN", 29, {}, 0),
-    ("CNN", 30, {}, 20),
-    ("FCNN", 29, {}, 20),
-    ("CNN", 29, {"batch_size": 16}, 0),
-    ("CNN", 29, {"epochs": 7}, 7),
-    ("CNN", 29, {"minutes": 1}, 20),
-    ("CNN", 29, {"learning_rate": 0.01}, 20),
-    ("CNN", 29, {"loss": "mse"}, 20),
-    ("CNN", 29, {"distill": ["model"]}, 20),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {}, 0),
+    ("CNN", FINE_TUNING_PHOTOS, {}, 20),
+    ("FCNN", FINE_TUNING_PHOTOS - 1, {}, 20),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"batch_size": 16}, 0),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"epochs": 7}, 7),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"minutes": 1}, 20),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"learning_rate": 0.01}, 20),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"loss": "mse"}, 20),
+    ("CNN", FINE_TUNING_PHOTOS - 1, {"distill": ["model"]}, 20),
     ("CNN", 300, {"head_only": True}, 0),
 ])
 def test_very_few_photos_train_a_head_alone(mode, each, changes, epochs):

@@ -13,7 +13,7 @@ from scene.nn.pool import GlobalAveragePool
 TYPICAL_PHOTOS = 9000       # the numbers in models.MODES suit about this many
 START_PHOTOS = 300          # of each class, at most: then training starts from Scene's own model (teacher.py)
 MOST_LEARNING_RATE = 0.15
-FINE_TUNING_PHOTOS = 30     # of each class on average, at least: with fewer, a head is all (is_head_enough)
+FINE_TUNING_PHOTOS = 75     # of each class on average, at least: with fewer, a head is all (is_head_enough)
 FINE_TUNING_EPOCHS = 20     # of a network that starts from a trained one
 FINE_TUNING_RATE = 0.6      # the share of the learning rate for one, with TYPICAL_PHOTOS
 MOST_SHARDS = 16            # each has its own copy of the gradients

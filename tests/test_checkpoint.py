@@ -242,7 +242,7 @@ def damage(folder):
     (["--resume", "--image-size", "16", "--loss", "mse"], None,
      "belongs to another run: image size was 8 and is 16; loss was cross-entropy and is mse. Use the same"),
     (["--resume", "--head-only"], None,
-     "; epochs was 100 and is 0; "),
+     "belongs to another run: hidden was [384, 256] and is [1024, 512]; epochs was 100 and is 0; "),
     (["--resume"], change_photo, "belongs to another run: class dark was 6 photos ("),
     (["--resume"], lose_photo, "class light was 6 photos ("),
     (["--resume"], rename_class, "class pale was none and is 6 photos ("),

@@ -55,9 +55,8 @@ PARTNERS = {                # name: (under autocast, compiled)
 }
 PRECISION = OURS | {side: "bfloat16" if autocast else "float32" for side, (autocast, _) in PARTNERS.items()}
 # The largest difference of losses of about 1 in twenty steps. The twin under autocast differs from itself in
-# float32 by 0.0027, 0.0006 and 0.0014 (the original FCNN, FCNN, CNN). Our CNN in bfloat16 differs by 0.0116,
-# since Winograd's tiles round more (nn/winograd.py). More than 0.02 is a different result.
-FLOAT32, BFLOAT16 = 1e-4, 0.02
+# float32 by 0.0027, 0.0006 and 0.0014 (the original FCNN, FCNN, CNN). Four times that is a different result.
+FLOAT32, BFLOAT16 = 1e-4, 0.01
 
 
 def ours(network, pixels, labels):

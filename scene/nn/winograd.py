@@ -2,10 +2,10 @@
 
 First in one dimension. Four adjacent outputs of a kernel g = (g₀, g₁, g₂) over six inputs d₀…d₅ take
 4 · 3 = 12 multiplications. The transpose of this computation is a product of two polynomials, of degree 5,
-and six values determine such a polynomial. So evaluate both factors at 0, 1, -1, ½, -2 and ∞, multiply the
-six values, and interpolate. Transposed back:
+and six values determine such a polynomial. So evaluate both factors at five numbers and ∞, multiply the six
+values, and interpolate. Transposed back:
 
-    y = Aᵀ [(G g) ⊙ (Bᵀ d)]     6 multiplications; 7 for five outputs, with the point 2; 8 for six, with -½
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]     6 multiplications; 7 for five outputs, with one point more; 8 for six
 
 A line of L pixels is cut into R tiles, each with the same number of outputs. The inputs of adjacent tiles
 overlap by two pixels. For all tiles of a line and P points Bᵀ is a banded matrix, (P·R, L), and Aᵀ a block
@@ -20,8 +20,11 @@ The ⊙ sums over input channels: for each pair of points it is a matrix product
 (T, C) @ (C, O). So everything is a matrix product.
 
 The price is rounding. In float32 the error is about 1e-5 of the largest output, where im2col has 4e-7. With
-operands in bfloat16 (learn/precision.py) it is 2 % of the outputs' norm, or 0.7 % for tiles of 2, and that of
-im2col is 0.3 %. The entries of Aᵀ and Bᵀ are exact in bfloat16.
+operands in bfloat16 (learn/precision.py) it is 1.6 % of the outputs' norm, or 0.7 % for tiles of 2, and that
+of im2col is 0.3 %. It depends on the points. The product for point k has an error in proportion to its size,
+which is |gₖ| |bₖ| for random g and d, with the rows gₖ of G and bₖ of Bᵀ. Aᵀ multiplies it by aᵢₖ. So the
+error of output i has a variance in proportion to Σₖ (aᵢₖ |gₖ| |bₖ|)². The points below keep it small, and the
+entries of Aᵀ and Bᵀ are exact in bfloat16.
 
 Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin, Gray, Fast Algorithms for Convolutional
 Neural Networks (2015), §4; for the matrices of any points: Blahut, Fast Algorithms for Signal Processing
@@ -37,7 +40,13 @@ from math import prod
 from scene.nn.arrays import add_product, cast, empty, library, multiply
 from scene.nn.conv import Conv2d
 
-POINTS = 0, 1, -1, 1 / 2, -2, 2, -1 / 2     # and ∞. In this order, rounding errors are the smallest
+POINTS = {                  # for each size of tile, besides ∞
+    2: (0, 1, -1),
+    3: (0, 1, -1 / 2, -2),
+    4: (0, 3 / 2, -3 / 2, 5 / 8, -5 / 8),
+    5: (0, 1, 1 / 2, 2, -3 / 2, -3 / 4),
+    6: (0, 1, -1, 1 / 2, -1 / 2, 2, -2),
+}
 TILES = 2, 4, 5, 6          # sizes of a tile: its outputs along one axis
 NARROW_TILES = 2, 3, 4      # the sizes for operands in bfloat16, where larger ones would round too much
 READING = 24                # multiplications in the time of reading a number of U; matters for few photos
@@ -81,9 +90,11 @@ class WinogradConv2d(Conv2d):
         for part in self.parts(y, u, tile):
             v = spread(cast(x[part], u), bh, bw, tile + 2)      # (n, H, W, C) -> (P², T, C)
             m = v @ u                                       # (P², T, C) @ (P², C, O) -> (P², T, O)
-            if "b" in self.parameters:
+            if "b" in self.parameters and 1 in POINTS[tile]:
                 m[tile + 3] += self.b       # the pair of points (1, 1): Aᵀ adds it to every output of a tile
             gather(m, ah, aw, tile + 2, y[part])            # (P², T, O) -> (n, H, W, O)
+            if "b" in self.parameters and 1 not in POINTS[tile]:
+                y[part] += self.b
             if training:
                 self.v.append(v)
         return y
@@ -196,7 +207,7 @@ def cook_toom(tile):
     >>> (a.T @ (u * v)).tolist()                        # 2·1 - 1·2 + 3·3 and 2·2 - 1·3 + 3·4
     [9.0, 13.0]
     """
-    points = POINTS[:tile + 1]
+    points = POINTS[tile]
     b = []
     g = []
     a = []

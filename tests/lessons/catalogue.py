@@ -152,8 +152,8 @@ decayed, come first. The optimizer may overwrite the gradients. params must chan
     Lesson(
         "winograd", 6, "Winograd F(2, 3)", "scene/nn/winograd.py", ("polynomial", "cook_toom"),
         """\
-tile is the number of outputs: F(2, 3) is cook_toom(2). The points are the first tile + 1 of POINTS, and ∞
-comes last, so P = tile + 2. Return Bᵀ, G and A as lists of rows, not as tensors. Your matrices are then
+tile is the number of outputs: F(2, 3) is cook_toom(2). The points are those of POINTS[tile], and ∞ comes
+last, so P = tile + 2. Return Bᵀ, G and A as lists of rows, not as tensors. Your matrices are then
 put into Scene's WinogradConv2d.""",
         'scene/nn/README.md, "Winograd: fewer multiplications"',
         ("polynomial: begin with the constant 1, and multiply by one (x - root) at a time. Multiplying by x "

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,10 +27,22 @@ def test_matrices_compute_a_short_convolution(tile, seed):
 
 
 def test_the_matrices_for_four_outputs_are_those_of_lavin_and_gray(monkeypatch):
-    monkeypatch.setattr(winograd, "POINTS", (0, 1, -1, 2, -2))
+    monkeypatch.setitem(winograd.POINTS, 4, (0, 1, -1, 2, -2))
     bt, g, a = winograd.cook_toom(4)
     assert bt[1] == [0, -4, -4, 1, 1, 0] and bt[5] == [0, 4, 0, -5, 0, 1]
     assert g[3] == [1 / 24, 1 / 12, 1 / 6] and a[4] == [1, -2, 4, -8]
+
+
+@pytest.mark.parametrize("tile", winograd.POINTS)
+def test_the_points_round_hardly_more_than_the_best_of_simple_fractions(tile, monkeypatch):
+    def growth(points):
+        monkeypatch.setitem(winograd.POINTS, tile, points)
+        b, g, a = (torch.tensor(m, dtype=torch.float64) for m in winograd.cook_toom(tile))
+        return (a.square().T @ (g.square().sum(1) * b.square().sum(1))).mean()
+
+    fractions = [sign * size for size in (1/2, 5/8, 3/4, 1, 5/4, 3/2, 2) for sign in (1, -1)]
+    ours = growth(winograd.POINTS[tile])
+    assert ours <= 1.02 * min(growth((0, *points)) for points in combinations(fractions, tile))
 
 
 @given(images(least=4), st.integers(1, 6), st.integers(1, 3), seeds)

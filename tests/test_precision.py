@@ -29,8 +29,8 @@ LAYERS = {
     "Linear": (lambda: Linear(40, 50), (60, 40), 0.005),
     "Conv2d": (lambda: Conv2d(5, 40, 4, stride=2, padding=1), (6, 16, 16, 5), 0.005),
     "Winograd, tiles of 2": (lambda: WinogradConv2d(32, 40), (6, 2, 2, 32), 0.01),
-    "Winograd, tiles of 3": (lambda: WinogradConv2d(32, 40), (6, 6, 6, 32), 0.03),
-    "Winograd, tiles of 4": (lambda: WinogradConv2d(32, 40), (6, 8, 8, 32), 0.03),
+    "Winograd, tiles of 3": (lambda: WinogradConv2d(32, 40), (6, 6, 6, 32), 0.015),
+    "Winograd, tiles of 4": (lambda: WinogradConv2d(32, 40), (6, 8, 8, 32), 0.02),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 

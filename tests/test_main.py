@@ -199,7 +199,7 @@ def test_start_from_a_model_of_other_classes(data):
     assert all(np.array_equal(array, teacher.arrays()[name]) for name, array in pupil.arrays().items()
                if name.endswith((".mean", ".var")))
     result = main_job("more", "others", "CNN", *start_from, "--output", "few", cwd=data)
-    assert (f"Only the last layer is trained, as is best with fewer than {FINE_TUNING_PHOTOS} training "
+    assert (f"Only the last layer is trained, the default with fewer than {FINE_TUNING_PHOTOS} training "
             "photos per class (here 6 on average). To train all layers: --epochs 20.\n") in result.stdout
     assert (data / "few/model_CNN").read_bytes() == (data / "head/model_CNN").read_bytes()
     # With --minutes all layers are trained, also where a head alone was finished before.

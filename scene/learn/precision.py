@@ -5,8 +5,8 @@ GPUs multiply it several times as fast, and add up in float32. So before a large
 operands (`Layer.narrow`), and afterwards it converts the result back. Parameters, gradients, statistics, and
 all that happens between the products stay in float32. torch.autocast does the same behind the scenes.
 
-The price is an error of 0.3 % in each product, or 1.6 % in a Winograd convolution (winograd.py). That is far
-less than the noise of choosing a batch. Prediction does not round.
+The price is an error of 0.3 % in each product, or up to 1.6 % in a Winograd convolution (winograd.py). That
+is far less than the noise of choosing a batch. Prediction does not round.
 
 Source: Micikevicius et al., Mixed Precision Training (2017); Kalamkar et al., A Study of BFLOAT16 for Deep
 Learning Training (2019).

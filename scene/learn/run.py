@@ -181,7 +181,7 @@ def say_head(photos, balanced, asked):
     """Prints why only the head is trained, unless that was asked for."""
     if not asked:
         average = len(photos.labels) / len(photos.classes)
-        print(f"Only the last layer is trained, as is best with fewer than {recipe.FINE_TUNING_PHOTOS} "
+        print(f"Only the last layer is trained, the default with fewer than {recipe.FINE_TUNING_PHOTOS} "
               f"training photos per class (here {average:.0f} on average). To train all layers: "
               f"--epochs {recipe.FINE_TUNING_EPOCHS}.", flush=True)
     if balanced:

@@ -100,7 +100,7 @@ def describe(teacher, photos=None):
     photos: of each class, on average.
     """
     model = "Scene's own model" if is_own(teacher.path) else printable(teacher.path)
-    why = f", as is best with at most {START_PHOTOS} photos per class (here {photos:.0f})" if photos else ""
+    why = f", the default with at most {START_PHOTOS} photos per class (here {photos:.0f})" if photos else ""
     terms = its_terms(teacher.started_from)
     return (f"Training starts from {model} ({teacher.name}){why}.{terms} Other starts: --from-scratch, or "
             "--start-from PATH.")

@@ -18,7 +18,7 @@ def test_winograd_is_the_convolution_of_torch(shape, outputs, bias, seed):
     oracle.check(WinogradConv2d(shape[-1], outputs, bias), torch_conv(padding=1), shape, seed)
 
 
-@given(st.sampled_from(winograd.TILES), seeds)
+@given(st.sampled_from(sorted(winograd.POINTS)), seeds)
 def test_matrices_compute_a_short_convolution(tile, seed):
     """y = Aᵀ [(G g) ⊙ (Bᵀ d)] is yᵢ = Σⱼ gⱼ dᵢ₊ⱼ."""
     bt, g, a = (torch.tensor(m, dtype=torch.float64) for m in winograd.cook_toom(tile))
@@ -89,11 +89,12 @@ def test_a_single_photo_has_smaller_tiles_if_there_are_many_kernels():
     assert winograd.best_tile(2, 20, 20, 64, 64) == 5
 
 
-@given(st.sampled_from([(32, 32), (64, 128)]), st.sampled_from([16, 18, 20]), seeds)
+@given(st.sampled_from([(32, 32), (64, 128)]), st.sampled_from([(16, 6e-6), (18, 3e-5), (20, 3e-5)]), seeds)
 @settings(max_examples=20)
-def test_error_in_float32_stays_near_1e_5(channels, side, seed):
+def test_errors_in_float32_stay_small(channels, side_and_bound, seed):
     """Against im2col in float64, relative to the largest output."""
     inputs, outputs = channels
+    side, bound = side_and_bound        # in tiles of 4, 6 and 5
     x = oracle.numbers((2, side, side, inputs), seed)
     exact = oracle.prepare(Conv2d(inputs, outputs, 3, padding=1), seed)
     fast = oracle.prepare(WinogradConv2d(inputs, outputs), dtype=torch.float32)
@@ -103,4 +104,4 @@ def test_error_in_float32_stays_near_1e_5(channels, side, seed):
     fast_y = fast.forward(x.float(), training=True)
     fast_dx = fast.backward(dy.float())
     for ours, theirs in (fast_y, y), (fast_dx, dx), (fast.dw, exact.dw):
-        assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()
+        assert (ours - theirs).abs().max() <= bound * theirs.abs().max()

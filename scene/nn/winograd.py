@@ -43,7 +43,7 @@ from math import prod
 from scene.nn.arrays import add_product, cast, empty, library, multiply
 from scene.nn.conv import Conv2d
 
-POINTS = {                  # for each size of tile, besides ∞. If 1 is one, it is the second: see forward
+POINTS = {                  # for each size of tile, besides ∞. Where 1 is used, it comes second: see forward
     2: (0, 1, -1),
     3: (0, 1, -1 / 2, -2),
     4: (0, 3 / 2, -3 / 2, 5 / 8, -5 / 8),
@@ -97,7 +97,7 @@ class WinogradConv2d(Conv2d):
                 m[tile + 3] += self.b       # the pair of points (1, 1): Aᵀ adds it to every output of a tile
             gather(m, ah, aw, tile + 2, y[part])            # (P², T, O) -> (n, H, W, O)
             if "b" in self.parameters and POINTS[tile][1] != 1:
-                y[part] += self.b
+                y[part] += self.b           # without the point 1, no pair does that
             if training:
                 self.v.append(v)
         return y
